@@ -1,0 +1,92 @@
+"""npz checkpoints: one named array per variable and a JSON `__meta__`; written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from utils import UserError
+
+FORMAT_VERSION = 1
+META_KEY = "__meta__"
+
+
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
+    """Writes arrays and meta to a temporary file beside `path`, syncs it, and renames it to `path`."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    text = json.dumps({"format_version": FORMAT_VERSION, **meta})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            np.savez(file, **{META_KEY: np.array(text)}, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
+    """The arrays (float16 ones as float32) and the meta of a checkpoint."""
+    arrays, meta = {}, None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for key in file.files:
+                if key == META_KEY:
+                    meta = json.loads(str(file[key]))
+                else:
+                    array = file[key]
+                    arrays[key] = array.astype(np.float32) if array.dtype == np.float16 else array
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged or not a checkpoint: {error}") from None
+    if meta is None:
+        raise UserError(f"{path} is not a checkpoint of this program: it has no {META_KEY}")
+    if meta.get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has format version {meta.get('format_version')}, not {FORMAT_VERSION}"
+        )
+    return arrays, meta
+
+
+def fetch(session: tf.compat.v1.Session, variables) -> dict[str, np.ndarray]:
+    """{variable's name: its value}."""
+    names = [variable.op.name for variable in variables]
+    return dict(zip(names, session.run(list(variables))))
+
+
+def assign(session: tf.compat.v1.Session, variables, arrays: dict, source: str | Path) -> None:
+    """Sets every variable to the array of its name; `source` names the file in errors."""
+    for variable in variables:
+        name, shape = variable.op.name, tuple(variable.shape)
+        if name not in arrays:
+            raise UserError(f"{source} does not fit this network: it lacks {name}")
+        if arrays[name].shape != shape:
+            raise UserError(
+                f"{source} does not fit this network: {name} is {arrays[name].shape}, not {shape}"
+            )
+    load(session, {variable: arrays[variable.op.name] for variable in variables})
+
+
+def load(session: tf.compat.v1.Session, values: dict) -> None:
+    """Sets variables through their initialisers, which adds nothing to the graph."""
+    session.run(
+        [variable.initializer for variable in values],
+        {variable.initializer.inputs[1]: value for variable, value in values.items()},
+    )
+
+
+def require_finite(arrays: dict[str, np.ndarray]) -> None:
+    """Refuses weights with NaN or infinity, so that a good checkpoint is never replaced by them."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{name} is no longer finite: the last good checkpoint was kept")

@@ -1,0 +1,176 @@
+"""Evaluation: the validation picture, benchmark sets, own pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+
+import bicubic
+import metrics
+import pictures
+from dataset import validation_image
+from model import SCALE
+from upscale import Upscaler, load_generator
+from utils import UserError, crop_to_multiple, list_images, read_image, side_by_side, write_image
+
+log = logging.getLogger("srgan")
+
+PRETRAINED_DIR = Path(__file__).parent / "checkpoint" / "pretrained"
+PROTOCOL = (
+    f"PSNR and SSIM on Y (BT.601, 16-235) of 8-bit pictures, {metrics.BORDER} px border removed; LR is MATLAB's "
+    "bicubic; SSIM with an 11 x 11 Gaussian window, sigma 1.5"
+)
+
+
+def find_weights(weights: str | None, checkpoint_dir: Path) -> Path:
+    """The generator to use: the one named, else the run's, else the one that comes with the program."""
+    if weights:
+        return Path(weights)
+    candidates = [
+        checkpoint_dir / "g_srgan.npz",
+        checkpoint_dir / "g_srgan_init.npz",
+        PRETRAINED_DIR / "g_srgan.npz",
+        PRETRAINED_DIR / "g_srresnet.npz",
+    ]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise UserError(
+        f"there are no weights in {checkpoint_dir}: train with --mode=srgan first, or name a file with "
+        "--weights"
+    )
+
+
+def evaluate(args, config) -> int:
+    """Does `--mode=evaluate` or `--mode=benchmark`; returns the exit code."""
+    path = find_weights(args.weights, args.checkpoint_dir)
+    arrays, meta = load_generator(path, args.blend)
+    log.info("Weights %s (recipe %s, %d steps)", path, meta["recipe"], meta["step"])
+    for other, share in args.blend:
+        log.info("  blended with %g of %s", share, other)
+    with Upscaler(arrays, meta["arguments"], config.RUNTIME, source=path) as upscaler:
+
+        def upscale(image):
+            return upscaler(image, self_ensemble=args.self_ensemble)
+
+        if args.mode == "benchmark":
+            output = args.output or args.samples_dir / "benchmark"
+            benchmark(upscale, [Path(folder) for folder in args.input], output)
+            return 0
+        if args.input:
+            return pictures.upscale_files(
+                upscale,
+                args.input,
+                args.output,
+                format=args.format,
+                overwrite=args.overwrite,
+                outscale=args.outscale,
+                scale=SCALE,
+            )
+        evaluate_validation(upscale, config.VALID.hr_img_path, args.samples_dir / "evaluate")
+        return 0
+
+
+def evaluate_validation(upscale, hr_img_path: str, folder: Path) -> None:
+    """Upscales the validation picture; writes valid_{gen,lr,hr,bicubic,compare}.png and prints scores."""
+    hr = validation_image(hr_img_path)
+    lr = bicubic.downsample(hr)
+    log.info("Upscaling %d x %d to %d x %d", *lr.shape[1::-1], *hr.shape[1::-1])
+    sr, cubic = upscale(lr), bicubic.upsample(lr)
+    captions = []
+    for name, picture in (("bicubic", cubic), ("SRGAN", sr)):
+        psnr, ssim = metrics.psnr_y(picture, hr), metrics.ssim_y(picture, hr)
+        log.info("  %-8s %6.2f dB  SSIM %.4f", name, psnr, ssim)
+        captions.append(f"{name} {psnr:.2f} dB / {ssim:.4f}")
+    log.info("%s", PROTOCOL)
+    enlarged = lr.repeat(SCALE, 0).repeat(SCALE, 1)
+    sheet = side_by_side([enlarged, cubic, sr, hr], ["LR", *captions, "HR"])
+    files = {"gen": sr, "lr": lr, "hr": hr, "bicubic": cubic, "compare": sheet}
+    for name, picture in files.items():
+        write_image(folder / f"valid_{name}.png", picture)
+    log.info("Wrote %s/valid_{%s}.png", folder, ",".join(files))
+
+
+def benchmark(upscale, folders: list[Path], output: Path) -> None:
+    """Scores bicubic and the network on sets of HR pictures; table on screen, CSV, JSON, pictures.
+
+    A set is a folder of HR pictures, or one with `HR/` and `LR_bicubic_x4/` of the same file names.
+    """
+    sets = {folder.name or str(folder): _pairs(folder) for folder in folders}
+    results = []
+    for set_name, pairs in sets.items():
+        for hr_path, lr_path in pairs:
+            hr = crop_to_multiple(read_image(hr_path), SCALE)
+            lr = read_image(lr_path) if lr_path else bicubic.downsample(hr)
+            if (lr.shape[0] * SCALE, lr.shape[1] * SCALE) != hr.shape[:2]:
+                raise UserError(f"{lr_path} is not a quarter of {hr_path}")
+            started = time.perf_counter()
+            sr = upscale(lr)
+            seconds = time.perf_counter() - started
+            cubic = bicubic.upsample(lr)
+            row = {
+                "set": set_name,
+                "picture": hr_path.stem,
+                "bicubic_psnr_db": metrics.psnr_y(cubic, hr),
+                "bicubic_ssim": metrics.ssim_y(cubic, hr),
+                "psnr_db": metrics.psnr_y(sr, hr),
+                "ssim": metrics.ssim_y(sr, hr),
+                "seconds_per_megapixel": seconds / (hr.shape[0] * hr.shape[1] / 1e6),
+            }
+            results.append(row)
+            log.info("%s", _row(row))
+            write_image(output / set_name / f"{hr_path.stem}_x4.png", sr)
+    means = []
+    for set_name in sets:
+        rows = [row for row in results if row["set"] == set_name]
+        mean = {key: float(np.mean([row[key] for row in rows])) for key in list(rows[0])[2:]}
+        means.append({"set": set_name, "picture": f"mean of {len(rows)}", **mean})
+    log.info("")
+    log.info("%s", _row({key: key for key in means[0]}))
+    for mean in means:
+        log.info("%s", _row(mean))
+    log.info("%s", PROTOCOL)
+    with open(output / "benchmark.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(results[0]))
+        writer.writeheader()
+        writer.writerows(results + means)
+    report = {"protocol": PROTOCOL, "pictures": results, "means": means}
+    (output / "benchmark.json").write_text(json.dumps(report, indent=2) + "\n")
+    log.info("Wrote %s/benchmark.csv, benchmark.json and the pictures", output)
+
+
+def _pairs(folder: Path) -> list[tuple[Path, Path | None]]:
+    """(HR, LR or None) files of a set."""
+    if not (folder / "HR").is_dir():
+        return [(path, None) for path in list_images(folder, "--input")]
+    pairs = []
+    for hr_path in list_images(folder / "HR", "--input"):
+        lr_path = folder / "LR_bicubic_x4" / hr_path.relative_to(folder / "HR")
+        if not lr_path.is_file():
+            raise UserError(f"{folder}/HR has {hr_path.name}, but {folder}/LR_bicubic_x4 has not")
+        pairs.append((hr_path, lr_path))
+    return pairs
+
+
+HEADINGS = {
+    "bicubic_psnr_db": "bicubic dB",
+    "bicubic_ssim": "SSIM",
+    "psnr_db": "network dB",
+    "ssim": "SSIM",
+    "seconds_per_megapixel": "s/Mpx",
+}
+DIGITS = {"psnr_db": 2, "bicubic_psnr_db": 2, "seconds_per_megapixel": 2}
+
+
+def _row(values: dict) -> str:
+    """One line of the table; the keys as values give its heading."""
+    cells = [f"{values['set']:8}", f"{values['picture']:16}"]
+    for key, heading in HEADINGS.items():
+        value = heading if values[key] == key else f"{values[key]:.{DIGITS.get(key, 4)}f}"
+        cells.append(f"{value:>10}")
+    return " ".join(cells)

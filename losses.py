@@ -1,0 +1,37 @@
+"""The losses of the note and of the paper, one function each: tensors in, scalar out."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from layers import tl
+
+
+def mse_loss(sr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
+    """Mean squared error of [N, h, w, 3] pictures in [-1, 1] (Ledig et al. 2017, eq. 4)."""
+    return tl.cost.mean_squared_error(sr, hr, is_mean=True, name="mse_loss")
+
+
+def vgg_loss(sr_features: tf.Tensor, hr_features: tf.Tensor) -> tf.Tensor:
+    """Mean squared difference of VGG19 features [N, h, w, c] (Ledig et al. 2017, eq. 5)."""
+    return tl.cost.mean_squared_error(
+        tf.cast(sr_features, tf.float32),
+        tf.cast(hr_features, tf.float32),
+        is_mean=True,
+        name="vgg_loss",
+    )
+
+
+def adversarial_loss(fake_logits: tf.Tensor) -> tf.Tensor:
+    """-log D(G(lr)), averaged: the generator's part of the game (Ledig et al. 2017, eq. 6)."""
+    return tl.cost.sigmoid_cross_entropy(fake_logits, tf.ones_like(fake_logits), name="g_gan_loss")
+
+
+def real_loss(real_logits: tf.Tensor) -> tf.Tensor:
+    """-log D(hr), averaged (Goodfellow et al. 2014, eq. 1)."""
+    return tl.cost.sigmoid_cross_entropy(real_logits, tf.ones_like(real_logits), name="d_loss1")
+
+
+def fake_loss(fake_logits: tf.Tensor) -> tf.Tensor:
+    """-log(1 - D(G(lr))), averaged (Goodfellow et al. 2014, eq. 1)."""
+    return tl.cost.sigmoid_cross_entropy(fake_logits, tf.zeros_like(fake_logits), name="d_loss2")

@@ -1,0 +1,155 @@
+"""The two networks: generator SRGAN_g and discriminator SRGAN_d, as pure graph builders.
+
+Shapes come from arguments; the defaults are the TensorLayer network of the note. Scope names are the
+note's, and so are the checkpoint's keys.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from layers import (
+    Add,
+    BatchNorm,
+    Conv2d,
+    Dense,
+    FanIn,
+    Flatten,
+    Network,
+    Normal,
+    PRelu,
+    SubpixelConv2d,
+)
+
+SCALE = 4  # two pixel shuffles by 2
+TRUNK = "add3"  # the layer where all work at LR resolution is done
+LEAK = 0.2  # slope of the discriminator's leaky ReLU (Ledig et al. 2017, section 2.1)
+
+
+def SRGAN_g(
+    t_image: tf.Tensor,
+    is_train: bool = False,
+    reuse: bool = False,
+    *,
+    num_blocks: int = 16,
+    num_filters: int = 64,
+    first_kernel: int = 3,
+    last_kernel: int = 1,
+    activation: str = "relu",
+    output_activation: str = "tanh",
+    init: str = "normal",
+    norm: bool = True,
+    dtype: tf.DType = tf.float32,
+) -> Network:
+    """[N, h, w, 3] in [-1, 1] -> `.outputs` [N, 4h, 4w, 3] in [-1, 1] (Ledig et al. 2017, fig. 4).
+
+    activation: 'relu' or 'prelu'; output_activation: 'tanh' or 'linear'; init: 'normal' is
+    N(0, 0.02), 'fan_in' is N(0, 1 / fan_in). Without `norm` convolutions have biases in place of
+    batch norm, which is how trained weights are run. Convolutions compute in `dtype`; outputs are
+    float32.
+    """
+    assert t_image.shape.rank == 4 and t_image.shape[-1] == 3, t_image.shape
+    assert activation in ("relu", "prelu") and output_activation in ("tanh", "linear")
+    weights = {"normal": Normal(0.02), "fan_in": FanIn()}[init]
+    relu = tf.nn.relu if activation == "relu" else None
+
+    with tf.compat.v1.variable_scope("SRGAN_g", reuse=reuse):
+        net = Network(tf.cast(t_image, dtype))
+
+        def conv(filters, kernel, name, *, act=None, bias=True):
+            net.add(Conv2d(filters, kernel, W_init=weights, bias=bias, act=act, name=name))
+
+        def conv_norm(name, norm_name, *, act=None):
+            conv(num_filters, 3, name, bias=not norm, act=None if norm else act)
+            if norm:
+                net.add(BatchNorm(is_train, act=act, name=norm_name))
+
+        def prelu(name):
+            if activation == "prelu":
+                net.add(PRelu(name=name))
+
+        conv(num_filters, first_kernel, "n64s1/c", act=relu)
+        prelu("n64s1/a")
+        head = net.outputs
+        for i in range(num_blocks):
+            block_input = net.outputs
+            conv_norm(f"n64s1/c1/{i}", f"n64s1/b1/{i}", act=relu)
+            prelu(f"n64s1/a1/{i}")
+            conv_norm(f"n64s1/c2/{i}", f"n64s1/b2/{i}")
+            net.add(Add(name=f"b_residual_add/{i}"), [block_input, net.outputs])
+        conv_norm("n64s1/c/m", "n64s1/b/m")
+        net.add(Add(name=TRUNK), [head, net.outputs])
+        for i in (1, 2):
+            # ReLU and pixel shuffle commute; in this order ReLU fuses with the convolution.
+            conv(4 * num_filters, 3, f"n256s1/{i}", act=relu)
+            net.add(SubpixelConv2d(scale=2, name=f"pixelshufflerx2/{i}"))
+            prelu(f"n256s1/a/{i}")
+        conv(3, last_kernel, "out")
+        net.outputs = tf.cast(net.outputs, tf.float32)
+        if output_activation == "tanh":
+            net.outputs = tf.nn.tanh(net.outputs)
+    return net
+
+
+# (kernel, stride, filters) of each convolution of the note's discriminator, at width 64
+NOTE_CONVS = (
+    (4, 2, 64),
+    (4, 2, 128),
+    (4, 2, 256),
+    (4, 2, 512),
+    (4, 2, 1024),
+    (4, 2, 2048),
+    (1, 1, 1024),
+    (1, 1, 512),
+)
+
+
+def SRGAN_d(
+    input_images: tf.Tensor,
+    is_train: bool = True,
+    reuse: bool = False,
+    *,
+    convs: tuple = NOTE_CONVS,
+    residual: tuple = (128, 128),
+    dense: tuple = (),
+    init: str = "normal",
+    dtype: tf.DType = tf.float32,
+) -> tuple[Network, tf.Tensor]:
+    """[N, p, p, 3] in [-1, 1] -> (network, logits [N, 1]); `network.outputs` is their sigmoid.
+
+    convs: (kernel, stride, filters) in order, batch norm from the second on; residual: filters of the
+    1x1 and 3x3 convolutions of a last residual block, () for none; dense: units of hidden dense
+    layers. The paper's network is convs 3x3, no residual, dense (1024,) (Ledig et al. 2017, fig. 4).
+    """
+    assert input_images.shape.rank == 4 and input_images.shape[-1] == 3, input_images.shape
+    assert input_images.shape[1:3].is_fully_defined(), "the dense layer needs a fixed patch size"
+    weights = {"normal": Normal(0.02), "fan_in": FanIn()}[init]
+
+    def lrelu(x):
+        return tf.nn.leaky_relu(x, LEAK)
+
+    with tf.compat.v1.variable_scope("SRGAN_d", reuse=reuse):
+        net = Network(tf.cast(input_images, dtype))
+
+        def conv_norm(filters, kernel, stride, names, act):
+            conv_name, norm_name = names
+            net.add(Conv2d(filters, kernel, stride, W_init=weights, bias=False, name=conv_name))
+            net.add(BatchNorm(is_train, act=act, name=norm_name))
+
+        kernel, stride, filters = convs[0]
+        net.add(Conv2d(filters, kernel, stride, W_init=weights, act=lrelu, name="h0/c"))
+        for i, (kernel, stride, filters) in enumerate(convs[1:], start=1):
+            linear = residual and i == len(convs) - 1  # the sum below is activated instead
+            conv_norm(filters, kernel, stride, (f"h{i}/c", f"h{i}/bn"), None if linear else lrelu)
+        if residual:
+            trunk, trunk_filters = net.outputs, convs[-1][2]
+            conv_norm(residual[0], 1, 1, ("res/c", "res/bn"), lrelu)
+            conv_norm(residual[1], 3, 1, ("res/c2", "res/bn2"), lrelu)
+            conv_norm(trunk_filters, 3, 1, ("res/c3", "res/bn3"), None)
+            net.add(Add(act=lrelu, name="res/add"), [trunk, net.outputs])
+        net.add(Flatten(name="ho/flatten"))
+        for i, units in enumerate(dense):
+            net.add(Dense(units, act=lrelu, W_init=weights, name=f"ho/dense_{i}"))
+        logits = net.add(Dense(1, W_init=weights, name="ho/dense"))
+        net.outputs = tf.nn.sigmoid(logits)
+    return net, logits

@@ -1,0 +1,453 @@
+"""Training: MSE pretraining, then adversarial training; samples, log, checkpoints, exact resume."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.client import timeline
+from tqdm import tqdm
+
+import bicubic
+import checkpointing
+import metrics
+import runtime
+import vgg19
+from config import flatten, log_config
+from dataset import Dataset, validation_image
+from graph import ADVERSARIAL, PRETRAIN, build_training_graph
+from model import SCALE
+from utils import UserError, image_grid, write_image
+
+log = logging.getLogger("srgan")
+
+SAMPLE_PATCHES = 4
+# The settings that may change between a run and its continuation: they do not touch the numbers.
+FREE_SETTINGS = ("RUNTIME.", "VALID.", "TRAIN.cache_mb", "TRAIN.save_", "VGG.weights")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which phase, epoch and learning rate belong to a global step."""
+
+    train: dict  # config.TRAIN
+    steps_per_epoch: int
+
+    @property
+    def pretrain_steps(self) -> int:
+        return self.train.n_epoch_init * self.steps_per_epoch
+
+    @property
+    def total_steps(self) -> int:
+        return self.pretrain_steps + self.train.n_epoch * self.steps_per_epoch
+
+    def position(self, step: int) -> tuple[str, int, int]:
+        """(phase, epoch within the phase, step within the epoch), all from 0."""
+        if step < self.pretrain_steps:
+            return PRETRAIN, *divmod(step, self.steps_per_epoch)
+        return ADVERSARIAL, *divmod(step - self.pretrain_steps, self.steps_per_epoch)
+
+    def learning_rate(self, step: int) -> float:
+        phase, epoch, epoch_step = self.position(step)
+        train = self.train
+        if phase == PRETRAIN:
+            epochs, every, decay = train.n_epoch_init, train.decay_every_init, train.lr_decay_init
+        else:
+            epochs, every, decay = train.n_epoch, train.decay_every, train.lr_decay
+        phase_step = epoch * self.steps_per_epoch + epoch_step
+        rate = train.lr_init * min(1.0, (phase_step + 1) / (train.warmup_steps or 1))
+        if train.lr_schedule == "cosine":
+            progress = phase_step / (epochs * self.steps_per_epoch)
+            return rate * 0.5 * (1.0 + math.cos(math.pi * progress))
+        return rate * decay ** (epoch // (every or max(1, epochs // 2)))
+
+
+# --- The run --------------------------------------------------------------------------------------
+
+
+def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, restart: bool) -> None:
+    """Trains by `config`; files in, files out. Continues what is in `checkpoint_dir` unless `restart`."""
+    log.info("Loading training pictures")
+    dataset = Dataset(
+        config.TRAIN.hr_img_path,
+        patch_size=config.TRAIN.hr_patch_size,
+        batch_size=config.TRAIN.batch_size,
+        seed=config.TRAIN.seed,
+        crops_per_image=config.TRAIN.crops_per_image or "auto",
+        augment=config.TRAIN.augment,
+        cache_mb=config.TRAIN.cache_mb,
+    )
+    valid_hr = validation_image(config.VALID.hr_img_path)
+    vgg_weights = _vgg_weights(config)
+    with tf.Graph().as_default():
+        tf.compat.v1.set_random_seed(config.TRAIN.seed)
+        log.info("Building graph")
+        dtype = runtime.compute_dtype(config.RUNTIME.precision)
+        graph = build_training_graph(config, dtype)
+        with tf.compat.v1.Session(config=runtime.session_config(config.RUNTIME)) as session:
+            run = Run(
+                config, recipe, graph, session, dataset, valid_hr, checkpoint_dir, samples_dir
+            )
+            run.start(vgg_weights, restart)
+            log.info(
+                "Training on %s in %s: %d pictures, %d steps per epoch",
+                runtime.describe_device(),
+                dtype.name,
+                dataset.num_images,
+                run.schedule.steps_per_epoch,
+            )
+            run.loop()
+
+
+def _vgg_weights(config) -> dict[str, np.ndarray]:
+    """VGG19 weights for the feature loss; {} where `VGG.on_missing` lets random features stand in."""
+    if config.VGG.layer not in vgg19.layer_names():
+        raise UserError(f"VGG.layer must be one of {', '.join(vgg19.layer_names())}")
+    if not config.TRAIN.n_epoch:
+        return {}
+    try:
+        path = vgg19.find_weights(config.VGG.weights)
+    except UserError as error:
+        if config.VGG.on_missing == "stop":
+            raise
+        log.warning("WARNING: %s", error)
+        log.warning("WARNING: training against RANDOM VGG19 features (VGG.on_missing = 'random')")
+        return {}
+    log.info("VGG19 features %s from %s", config.VGG.layer, path)
+    return vgg19.read_weights(path, config.VGG.layer)
+
+
+class Run:
+    """One training run: a session, its files, and where it is."""
+
+    def __init__(
+        self, config, recipe, graph, session, dataset, valid_hr, checkpoint_dir, samples_dir
+    ):
+        self.config, self.recipe = config, recipe
+        self.graph, self.session, self.dataset = graph, session, dataset
+        self.checkpoint_dir, self.samples_dir = Path(checkpoint_dir), Path(samples_dir)
+        steps_per_epoch = config.TRAIN.steps_per_epoch or dataset.steps_per_epoch
+        self.schedule = Schedule(config.TRAIN, steps_per_epoch)
+        self.valid_hr, self.valid_lr = valid_hr, bicubic.downsample(valid_hr)
+        self.state_path = self.checkpoint_dir / "srgan_state.npz"
+        self.log_path = self.checkpoint_dir / "train_log.jsonl"
+        self.step = 0
+        self.sums: dict[str, float] = {}  # of this epoch's losses and seconds, so far
+        self.vgg_features = "none"
+        self.state_variables = [
+            v for v in tf.compat.v1.global_variables() if v not in set(graph.vgg_params)
+        ]
+        self.saver = (
+            tf.compat.v1.train.Saver(self.state_variables) if config.RUNTIME.saver else None
+        )
+        self.saved_at = time.monotonic()
+        self.traces_left = config.RUNTIME.trace_steps
+
+    # -- start and continue
+
+    def start(self, vgg_weights: dict[str, np.ndarray], restart: bool) -> None:
+        """Initialises every variable, then restores the run in `checkpoint_dir` if there is one."""
+        self.session.run(tf.compat.v1.global_variables_initializer())
+        if vgg_weights:
+            arrays = {f"VGG19/{name}": array for name, array in vgg_weights.items()}
+            checkpointing.assign(self.session, self.graph.vgg_params, arrays, "the VGG19 file")
+        if self.config.TRAIN.n_epoch:
+            self.vgg_features = self.config.VGG.layer if vgg_weights else "random"
+        saver_path = tf.train.latest_checkpoint(str(self.checkpoint_dir / "saver"))
+        if restart:
+            log.info("Starting anew (--restart)")
+        elif self.state_path.exists():
+            self._restore()
+        elif self.saver and saver_path:
+            self._restore_saver(saver_path)
+        elif self.config.TRAIN.init_weights:
+            path = self.config.TRAIN.init_weights
+            arrays, _ = checkpointing.read_npz(path)
+            checkpointing.assign(self.session, self.graph.g_params, arrays, path)
+            log.info("Generator starts from %s", path)
+        try:
+            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+            log_config(self.checkpoint_dir / "config.json", self.config)
+        except OSError as error:
+            raise UserError(
+                f"--checkpoint-dir {self.checkpoint_dir} cannot be written: {error}"
+            ) from None
+        self._trim_log()
+
+    def _restore(self) -> None:
+        arrays, meta = checkpointing.read_npz(self.state_path)
+        differences = _differences(meta["config"], self.config)
+        if differences:
+            raise UserError(
+                f"the run in {self.checkpoint_dir} was made with other settings "
+                f"({'; '.join(differences)}): use the same ones, --restart to begin anew and overwrite "
+                "it, or another --checkpoint-dir"
+            )
+        if meta["vgg_features"] != self.vgg_features:
+            raise UserError(
+                f"the run in {self.checkpoint_dir} used {meta['vgg_features']} VGG19 features, this one "
+                f"would use {self.vgg_features}: bring the same weights, or use --restart"
+            )
+        checkpointing.assign(self.session, self.state_variables, arrays, self.state_path)
+        self.step, self.sums = meta["step"], meta["sums"]
+        self._say_continued(self.state_path)
+
+    def _restore_saver(self, path: str) -> None:
+        try:
+            self.saver.restore(self.session, path)
+        except (tf.errors.OpError, ValueError) as error:
+            raise UserError(f"{path} does not fit this network: {error.args[-1]}") from None
+        self.step = int(self.session.run(self.graph.global_step))
+        self._say_continued(path)
+
+    def _say_continued(self, path) -> None:
+        if self.step >= self.schedule.total_steps:
+            log.info("The run in %s is finished; --restart begins anew", path)
+        else:
+            phase, epoch, epoch_step = self.schedule.position(self.step)
+            log.info("Continuing %s: %s epoch %d, step %d", path, phase, epoch + 1, epoch_step)
+
+    def _trim_log(self) -> None:
+        """Drops log lines of steps that will be done again."""
+        if not self.log_path.exists():
+            return
+        lines = self.log_path.read_text().splitlines(keepends=True)
+        kept = [
+            line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step
+        ]
+        if kept != lines:
+            temporary = self.log_path.with_suffix(".tmp")
+            temporary.write_text("".join(kept))
+            os.replace(temporary, self.log_path)
+
+    # -- the loop
+
+    def loop(self) -> None:
+        """Runs to the end of the schedule, or saves and exits with 128 + signal on Ctrl-C or SIGTERM."""
+        stop = _StopSignal()
+        writer = tf.compat.v1.summary.FileWriter(str(self.checkpoint_dir / "tensorboard"))
+        # tells TensorBoard to forget what an interrupted run wrote past this step
+        start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+        writer.add_session_log(start, self.step)
+        batches = self._batches()
+        with stop, writer:
+            while self.step < self.schedule.total_steps:
+                self._epoch(batches, stop)
+                if self.schedule.position(self.step)[2] == 0:
+                    self._end_epoch(writer)
+                if stop.signal:
+                    self.save_state()
+                    batches.close()
+                    log.info("Stopped and saved; the same command continues")
+                    raise SystemExit(128 + stop.signal)
+        batches.close()
+        log.info("Finished")
+
+    def _batches(self):
+        """HR batches from the current step on; passes over the data follow each other without end."""
+        data_pass, first = divmod(self.step, self.dataset.steps_per_epoch)
+        while True:
+            yield from self.dataset.batches(data_pass, first)
+            data_pass, first = data_pass + 1, 0
+
+    def _epoch(self, batches, stop) -> None:
+        phase, epoch, done = self.schedule.position(self.step)
+        epochs = self.config.TRAIN.n_epoch_init if phase == PRETRAIN else self.config.TRAIN.n_epoch
+        total = self.schedule.steps_per_epoch
+        if done == 0:
+            self.sums = {}
+        bar = tqdm(
+            total=total,
+            initial=done,
+            desc=f"{phase} {epoch + 1}/{epochs}",
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            leave=False,
+            dynamic_ncols=True,
+        )
+        fetches = [self.graph.steps[phase], self.graph.losses[phase]]
+        rate = None
+        with bar:
+            for _ in range(done, total):
+                if time.monotonic() - self.saved_at > 60 * self.config.TRAIN.save_minutes:
+                    self.save_state()
+                started = time.perf_counter()
+                if rate != self.schedule.learning_rate(self.step):
+                    rate = self.schedule.learning_rate(self.step)
+                    checkpointing.load(self.session, {self.graph.lr_v: rate})
+                _, values = self._run(fetches, {self.graph.t_target_image: next(batches)})
+                self.step += 1
+                for name, value in values.items():
+                    if not np.isfinite(value):
+                        raise UserError(
+                            f"{name} became {value} in step {self.step}: the last good checkpoint is kept "
+                            f"in {self.checkpoint_dir}; a lower TRAIN.lr_init may help"
+                        )
+                    self.sums[name] = self.sums.get(name, 0.0) + float(value)
+                self.sums["seconds"] = self.sums.get("seconds", 0.0) + time.perf_counter() - started
+                bar.update()
+                bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+                if stop.signal:
+                    return
+
+    def _end_epoch(self, writer) -> None:
+        phase, epoch, _ = self.schedule.position(self.step - 1)
+        steps = self.schedule.steps_per_epoch
+        means = {name: total / steps for name, total in self.sums.items()}
+        seconds = self.sums["seconds"]
+        line = {
+            "phase": phase,
+            "epoch": epoch + 1,
+            "step": self.step,
+            "learning_rate": self.schedule.learning_rate(self.step - 1),
+            **means,
+            "seconds": seconds,
+        }
+        last = (
+            self.schedule.position(self.step)[0] != phase or self.step == self.schedule.total_steps
+        )
+        if (epoch + 1) % self.config.TRAIN.save_every == 0 or last:
+            line["psnr_db"] = self.sample(phase, epoch + 1)
+            self.save_weights(phase)
+        remaining = (self.schedule.total_steps - self.step) / steps * seconds
+        if phase == PRETRAIN:
+            remaining = (self.schedule.pretrain_steps - self.step) / steps * seconds
+        log.info("%s", _describe(line, steps, remaining))
+        with open(self.log_path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in line.items():
+            if isinstance(value, float):
+                point = tf.compat.v1.Summary.Value(tag=f"{phase}/{name}", simple_value=value)
+                writer.add_summary(tf.compat.v1.Summary(value=[point]), self.step)
+        writer.flush()
+        if "psnr_db" in line:
+            self.save_state()
+
+    def _run(self, fetches, feed):
+        """session.run; the first RUNTIME.trace_steps steps after three warm ones are traced."""
+        if not self.traces_left or self.step < 3:
+            return self.session.run(fetches, feed)
+        self.traces_left -= 1
+        metadata = tf.compat.v1.RunMetadata()
+        options = tf.compat.v1.RunOptions(trace_level=tf.compat.v1.RunOptions.FULL_TRACE)
+        values = self.session.run(fetches, feed, options, metadata)
+        path = self.checkpoint_dir / f"timeline_{self.step}.json"
+        path.write_text(timeline.Timeline(metadata.step_stats).generate_chrome_trace_format())
+        log.info("Wrote %s: open it in chrome://tracing", path)
+        return values
+
+    # -- what a run leaves behind
+
+    def upscale(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, h, w, 3] -> [N, 4h, 4w, 3] by the generator as it is now, in inference mode."""
+        return self.session.run(self.graph.t_test_output, {self.graph.t_test_image: images})
+
+    def sample(self, phase: str, epoch: int) -> float:
+        """Writes LR | bicubic | SR | HR of fixed patches; returns the validation picture's PSNR, dB."""
+        folder = self.samples_dir / ("srgan_ginit" if phase == PRETRAIN else "srgan_gan")
+        hr = self.dataset.fixed_patches(SAMPLE_PATCHES)
+        lr = np.stack([bicubic.downsample(patch) for patch in hr])
+        # named after the note's patch sizes, whatever the recipe's
+        write_image(folder / "_train_sample_96.png", image_grid(lr, columns=len(lr)))
+        write_image(folder / "_train_sample_384.png", image_grid(hr, columns=len(hr)))
+        rows = zip(lr, self.upscale(lr), hr)
+        sheet = [
+            picture
+            for low, sr, high in rows
+            for picture in (low.repeat(SCALE, 0).repeat(SCALE, 1), bicubic.upsample(low), sr, high)
+        ]
+        write_image(folder / f"train_{epoch}.png", image_grid(np.stack(sheet), columns=4))
+        return metrics.psnr_y(self.upscale(self.valid_lr[None])[0], self.valid_hr)
+
+    def _weights_path(self, phase: str) -> Path:
+        name = "g_srgan_init.npz" if phase == PRETRAIN else "g_srgan.npz"
+        return self.checkpoint_dir / name
+
+    def _meta(self) -> dict:
+        phase, epoch, epoch_step = self.schedule.position(max(0, self.step - 1))
+        return {
+            "recipe": self.recipe,
+            "phase": phase,
+            "epoch": epoch + (epoch_step + 1) // self.schedule.steps_per_epoch,
+            "step": self.step,
+            "vgg_features": self.vgg_features,
+            "config": self.config,
+        }
+
+    def save_weights(self, phase: str) -> None:
+        """Writes the weights for users: the generator's, and in the adversarial phase D's too."""
+        arrays = checkpointing.fetch(self.session, self.graph.g_params)
+        for name, value in checkpointing.fetch(self.session, self.graph.g_average.values()).items():
+            arrays[name.removesuffix("/ExponentialMovingAverage")] = value
+        checkpointing.require_finite(arrays)
+        meta = {**self._meta(), "network": "SRGAN_g", "arguments": self.config.MODEL.generator}
+        checkpointing.write_npz(self._weights_path(phase), arrays, meta)
+        if phase == ADVERSARIAL:
+            arrays = checkpointing.fetch(self.session, self.graph.d_params)
+            meta = {
+                **self._meta(),
+                "network": "SRGAN_d",
+                "arguments": self.config.MODEL.discriminator,
+            }
+            checkpointing.write_npz(self.checkpoint_dir / "d_srgan.npz", arrays, meta)
+
+    def save_state(self) -> None:
+        """Writes all that a continued run needs to end with the same bits as an uninterrupted one."""
+        arrays = checkpointing.fetch(self.session, self.state_variables)
+        checkpointing.require_finite(arrays)
+        checkpointing.write_npz(self.state_path, arrays, {**self._meta(), "sums": self.sums})
+        if self.saver:
+            prefix = str(self.checkpoint_dir / "saver" / "model.ckpt")
+            self.saver.save(self.session, prefix, self.step, write_meta_graph=False)
+        self.saved_at = time.monotonic()
+
+
+def _differences(before: dict, now: dict) -> list[str]:
+    """Settings that differ between two configs and touch the numbers, as 'KEY was A, is B'."""
+    before, now = (dict(flatten(json.loads(json.dumps(tree)))) for tree in (before, now))
+    return [
+        f"{key} was {before.get(key)}, is {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(FREE_SETTINGS)
+    ]
+
+
+def _describe(line: dict, steps: int, remaining: float) -> str:
+    words = [f"{line['phase']} epoch {line['epoch']}"]
+    words += [
+        f"{name} {line[name]:.4g}" for name in line if name.endswith(("loss", "loss1", "loss2"))
+    ]
+    words.append(f"{steps / line['seconds']:.2f} steps/s")
+    if "psnr_db" in line:
+        words.append(f"validation {line['psnr_db']:.2f} dB")
+    words.append(f"{tqdm.format_interval(remaining)} left")
+    return ", ".join(words)
+
+
+class _StopSignal:
+    """Remembers Ctrl-C and SIGTERM, so that a step can end before the run saves and stops."""
+
+    def __init__(self):
+        self.signal = 0
+
+    def __enter__(self):
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, _frame):
+        if self.signal:  # asked twice: at once, without saving
+            raise KeyboardInterrupt
+        self.signal = number

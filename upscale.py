@@ -1,0 +1,229 @@
+"""Upscaling: trained weights as an inference graph, and the tile engine that bounds its memory.
+
+The network is run in two stages, both in tiles that overlap by what their convolutions see, so that
+the result equals that of the whole picture bit for bit: the trunk, deep but at LR resolution, in
+large tiles; then the two upsampling stages, shallow but sixteen times as large, in small ones.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+import checkpointing
+import runtime
+from layers import BATCH_NORM_EPSILON
+from model import SCALE, TRUNK, SRGAN_g
+from utils import UserError
+
+log = logging.getLogger("srgan")
+
+SMALLEST_TILE_PX = 64 * 64  # a tile that does not fit in memory is halved down to this
+LIVE_TRUNK_TENSORS = 6  # of LR size held at once: skip, block input, two in work, two copies
+LIVE_HEAD_TENSORS = 3.5  # of 4h x 4w held at once
+
+
+def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tuple[dict, dict]:
+    """Arrays and network arguments of a generator's npz, blended as (1 - sum of w) * a + sum of w * b."""
+    arrays, meta = _read_generator(path)
+    rest = 1.0 - sum(weight for _, weight in blend)
+    mixed = {name: rest * array for name, array in arrays.items()} if blend else arrays
+    for other_path, weight in blend:
+        others, other_meta = _read_generator(other_path)
+        shapes = {name: array.shape for name, array in others.items()}
+        if shapes != {name: array.shape for name, array in arrays.items()} or any(
+            other_meta["arguments"][key] != value
+            for key, value in meta["arguments"].items()
+            if key != "init"
+        ):
+            raise UserError(f"{other_path} cannot be blended with {path}: the networks differ")
+        for name, array in others.items():
+            mixed[name] = mixed[name] + weight * array
+    return {name: array.astype(np.float32) for name, array in mixed.items()}, meta
+
+
+def _read_generator(path: str | Path) -> tuple[dict, dict]:
+    arrays, meta = checkpointing.read_npz(path)
+    if meta.get("network") != "SRGAN_g":
+        raise UserError(f"{path} holds {meta.get('network', 'a training state')}, not a generator")
+    return arrays, meta
+
+
+def fold_batch_norm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Generator weights with each batch norm multiplied into the convolution before it.
+
+    gamma * (x - mean) / sqrt(var + eps) + beta is a scale of the filters and a bias.
+    """
+    folded = {
+        name: array for name, array in arrays.items() if "/b" not in name or "/biases" in name
+    }
+    for name, gamma in arrays.items():
+        if name.endswith("/gamma"):
+            norm = name.removesuffix("/gamma")
+            conv = norm.replace("n64s1/b", "n64s1/c")
+            scale = gamma / np.sqrt(arrays[f"{norm}/moving_var"] + BATCH_NORM_EPSILON)
+            folded[f"{conv}/filters"] = arrays[f"{conv}/filters"] * scale
+            folded[f"{conv}/biases"] = (
+                arrays[f"{norm}/beta"] - arrays[f"{norm}/moving_mean"] * scale
+            )
+    return folded
+
+
+class Upscaler:
+    """x4 upscaling by trained weights: `upscaler(image)`; use as a context manager."""
+
+    def __init__(
+        self, arrays: dict[str, np.ndarray], arguments: dict, settings, *, source="weights"
+    ):
+        """`arrays` and `arguments` as `load_generator` gives them; `settings` is config.RUNTIME."""
+        dtype = runtime.compute_dtype(settings.precision)
+        with tf.Graph().as_default() as graph:
+            t_image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "t_image")
+            try:
+                net = SRGAN_g(t_image, norm=False, **arguments)
+            except (TypeError, AssertionError, KeyError) as error:
+                raise UserError(f"{source} describes an unknown network: {error}") from None
+            trunk = net.tensors[TRUNK]
+            with tf.compat.v1.Session() as session:
+                checkpointing.assign(session, net.all_params, fold_batch_norm(arrays), source)
+                # constants can be laid out for the hardware once, variables at every use
+                frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+                    session, graph.as_graph_def(), [net.outputs.op.name]
+                )
+        with tf.Graph().as_default() as graph:
+            tf.graph_util.import_graph_def(frozen, name="")
+        self._t_image, self._trunk, self._outputs = (
+            graph.get_tensor_by_name(tensor.name) for tensor in (t_image, trunk, net.outputs)
+        )
+        options = runtime.session_config(settings)
+        runtime.allow_reduced_precision(options, dtype)
+        self._session = tf.compat.v1.Session(graph=graph, config=options)
+
+        filters = arguments["num_filters"]
+        half = [(arguments[name] - 1) // 2 for name in ("first_kernel", "last_kernel")]
+        # convolutions see one px to each side; the first of two per block, one ends the trunk
+        self._trunk_halo = half[0] + 2 * arguments["num_blocks"] + 1
+        # one at LR resolution, one at twice it, the last at four times it
+        self._head_halo = 1 + -(-(2 + half[1]) // SCALE)
+        budget = runtime.memory_budget(settings.memory_mb)
+        self._trunk_px = int(budget / (LIVE_TRUNK_TENSORS * filters * 4))
+        self._head_px = int(budget / (LIVE_HEAD_TENSORS * filters * 4 * SCALE**2))
+
+    def __enter__(self) -> Upscaler:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._session.close()
+
+    def __call__(self, image: np.ndarray, *, self_ensemble: bool = False) -> np.ndarray:
+        """uint8 or uint16 RGB [h, w, 3] -> same type [4h, 4w, 3].
+
+        self_ensemble: the mean over eight flips and quarter turns (Timofte et al. 2016, section 3.6).
+        """
+        assert image.ndim == 3 and image.shape[2] == 3 and image.dtype in (np.uint8, np.uint16)
+        if not self_ensemble:
+            return self._upscale(image, lambda sr: to_integers(sr, image.dtype))
+        total = 0.0
+        for turns in range(4):
+            for flip in (1, -1):
+                turned = np.rot90(image, turns)[:, ::flip]
+                sr = self._upscale(turned, lambda sr: sr)
+                total += np.rot90(sr[:, ::flip], -turns)
+        return to_integers(total / 8, image.dtype)
+
+    def _upscale(self, image: np.ndarray, convert: Callable) -> np.ndarray:
+        """[h, w, 3] integers -> `convert` of the network's output in [-1, 1]."""
+        while True:
+            try:
+                return self._upscale_tiled(image, convert)
+            except (tf.errors.ResourceExhaustedError, MemoryError):
+                self._trunk_px, self._head_px = self._trunk_px // 2, self._head_px // 2
+                if self._head_px < SMALLEST_TILE_PX:
+                    raise UserError(
+                        "there is too little memory for even the smallest tile"
+                    ) from None
+                log.warning("Out of memory: going on with tiles of half the size")
+
+    def _upscale_tiled(self, image: np.ndarray, convert: Callable) -> np.ndarray:
+        whole = Box(0, 0, *image.shape[:2])
+        half_range = np.float32(np.iinfo(image.dtype).max / 2)
+        result = None
+        for tile in tiles(whole, self._trunk_px, self._trunk_halo + self._head_halo):
+            needed = tile.grown(self._head_halo, whole)
+            seen = needed.grown(self._trunk_halo, whole)
+            lr = image[seen.slices()].astype(np.float32) / half_range - 1.0
+            features = self._session.run(self._trunk, {self._t_image: lr[None]})
+            features = features[0][needed.slices(seen)]
+            for part in tiles(tile, self._head_px, self._head_halo):
+                seen = part.grown(self._head_halo, whole)
+                feed = {self._trunk: features[seen.slices(needed)][None]}
+                sr = self._session.run(self._outputs, feed)[0]
+                sr = convert(sr[part.slices(seen, SCALE)])
+                if result is None:
+                    result = np.empty((SCALE * whole.bottom, SCALE * whole.right, 3), sr.dtype)
+                result[part.slices(scale=SCALE)] = sr
+        return result
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels; bottom and right are excluded."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    def grown(self, halo: int, limit: Box) -> Box:
+        """The box and `halo` pixels around it, where `limit` has them."""
+        return Box(
+            max(self.top - halo, limit.top),
+            max(self.left - halo, limit.left),
+            min(self.bottom + halo, limit.bottom),
+            min(self.right + halo, limit.right),
+        )
+
+    def slices(self, origin: Box | None = None, scale: int = 1) -> tuple[slice, slice]:
+        """Index of the box in an array that begins at `origin`'s corner, `scale` times as large."""
+        top, left = (origin.top, origin.left) if origin else (0, 0)
+        return (
+            slice(scale * (self.top - top), scale * (self.bottom - top)),
+            slice(scale * (self.left - left), scale * (self.right - left)),
+        )
+
+
+def tiles(box: Box, max_px: int, halo: int) -> Iterator[Box]:
+    """Cuts a box into a grid of nearly equal tiles whose area with halo is at most `max_px`.
+
+    Of the grids that fit, the one with the least halo in all; one tile too small to fit is as it is.
+    """
+    height, width = box.bottom - box.top, box.right - box.left
+
+    def sides(rows: int, columns: int) -> tuple[int, int]:
+        side = -(-height // rows), -(-width // columns)
+        return side[0] + 2 * halo * (rows > 1), side[1] + 2 * halo * (columns > 1)
+
+    def fits(grid) -> bool:
+        return math.prod(sides(*grid)) <= max_px
+
+    # sides shorter than the halo only add halo
+    most_rows, most_columns = (max(1, -(-side // max(halo, 16))) for side in (height, width))
+    grids = [(r, c) for r in range(1, most_rows + 1) for c in range(1, most_columns + 1)]
+    grids = list(filter(fits, grids)) or [(most_rows, most_columns)]
+    rows, columns = min(grids, key=lambda grid: math.prod(grid) * math.prod(sides(*grid)))
+    tops = np.linspace(box.top, box.bottom, rows + 1).astype(int).tolist()
+    lefts = np.linspace(box.left, box.right, columns + 1).astype(int).tolist()
+    for top, bottom in zip(tops, tops[1:]):
+        for left, right in zip(lefts, lefts[1:]):
+            yield Box(top, left, bottom, right)
+
+
+def to_integers(sr: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """float in [-1, 1] -> uint8 or uint16, rounded and clipped."""
+    half_range = np.float32(np.iinfo(dtype).max / 2)
+    return np.rint(np.clip((sr + 1.0) * half_range, 0, 2 * half_range)).astype(dtype)

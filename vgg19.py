@@ -1,0 +1,229 @@
+"""VGG19 as a feature extractor (Simonyan & Zisserman 2015): the graph, and its weight files."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import socket
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from layers import Conv2d, Dense, FanIn, Flatten, MaxPool2d, Network
+from utils import UserError
+
+log = logging.getLogger("srgan")
+
+BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, as the published weights expect
+CONVS_PER_BLOCK = (2, 2, 4, 4, 4)
+FILTERS_PER_BLOCK = (64, 128, 256, 512, 512)
+FULLY_CONNECTED = {"fc6": 4096, "fc7": 4096, "fc8": 1000}
+
+# https://github.com/keras-team/keras/blob/v3.0.0/keras/applications/vgg19.py
+KERAS_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{KERAS_FILE}"
+KERAS_MD5 = "253f8cb515780f3b799900260a226db6"
+DOWNLOAD_TIMEOUT_SECONDS = 15
+LFS_POINTER = b"version https://git-lfs"
+
+
+def layer_names() -> list[str]:
+    """conv1_1, conv1_2, pool1, ..., conv5_4, pool5: every layer that can be asked for, in order."""
+    return [
+        name
+        for block, count in enumerate(CONVS_PER_BLOCK, start=1)
+        for name in [f"conv{block}_{i}" for i in range(1, count + 1)] + [f"pool{block}"]
+    ]
+
+
+def conv_names(layer: str) -> list[str]:
+    """The convolutions from conv1_1 up to `layer`, whose weights a feature extractor needs."""
+    names = layer_names()
+    return [name for name in names[: names.index(layer) + 1] if name.startswith("conv")]
+
+
+def Vgg19_simple_api(
+    rgb: tf.Tensor,
+    reuse: bool = False,
+    *,
+    layer: str = "pool4",
+    fully_connected: bool = False,
+    dtype: tf.DType = tf.float32,
+) -> tuple[Network, tf.Tensor]:
+    """[N, h, w, 3] RGB in [0, 1] -> (network, conv): `conv` is the output of `layer` after ReLU.
+
+    The network ends at `layer`; with `fully_connected` (224 x 224 pictures only) it goes on to fc8,
+    whose logits are `network.outputs`. Variables are fixed features: none is trainable.
+    """
+    assert rgb.shape.rank == 4 and rgb.shape[-1] == 3, rgb.shape
+    assert layer in layer_names(), f"{layer} is not one of {layer_names()}"
+    he = FanIn(2.0)  # keeps the features' scale from layer to layer where weights stay random
+    names = layer_names()
+    wanted = names if fully_connected else names[: names.index(layer) + 1]
+
+    with tf.compat.v1.variable_scope("VGG19", reuse=reuse):
+        bgr = rgb[..., ::-1] * 255.0 - tf.constant(BGR_MEAN)
+        net = Network(tf.cast(bgr, dtype))
+        tensors = {}
+        for name in wanted:
+            block = int(name[4])
+            if name.startswith("conv"):
+                filters = FILTERS_PER_BLOCK[block - 1]
+                layer_ = Conv2d(filters, 3, W_init=he, act=tf.nn.relu, name=name)
+            else:
+                layer_ = MaxPool2d((2, 2), (2, 2), padding="SAME", name=name)
+            layer_.trainable = False
+            tensors[name] = net.add(layer_)
+        if fully_connected:
+            net.add(Flatten(name="flatten"))
+            for name, units in FULLY_CONNECTED.items():
+                act = tf.nn.relu if name != "fc8" else None
+                dense = Dense(units, W_init=he, act=act, name=name)
+                dense.trainable = False
+                net.add(dense)
+    return net, tensors[layer]
+
+
+def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
+    """The VGG19 weight file: the one named, else `data/vgg19*`, else Keras's, cached or downloaded."""
+    if setting != "auto":
+        if not Path(setting).is_file():
+            raise UserError(f"VGG.weights: there is no file {setting}")
+        return Path(setting)
+    found = sorted(p for p in Path(search_dir).glob("vgg19*") if p.suffix in READERS)
+    if found:
+        return found[0]
+    log.info("VGG19 weights: asking Keras's cache, then its server (80 MB)")
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
+    try:
+        path = tf.keras.utils.get_file(
+            KERAS_FILE, KERAS_URL, cache_subdir="models", file_hash=KERAS_MD5
+        )
+    except Exception as error:  # Keras wraps whatever urllib, the disk or the hash check raised
+        raise UserError(
+            f"no VGG19 weights: {error}; put {KERAS_FILE}, vgg19.npy or an npz with Keras's names "
+            f"into {search_dir}/, or name the file in VGG.weights, or train against random features "
+            "with --set VGG.on_missing=random"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+    return Path(path)
+
+
+def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
+    """{`conv1_1/filters`: [3, 3, 3, 64], `conv1_1/biases`: [64], ...} up to `layer`, float32."""
+    path = Path(path)
+    with open(path, "rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(
+                f"{path} is a Git LFS pointer, not the VGG19 weights: fetch the real file (git lfs pull)"
+            )
+    if path.suffix not in READERS:
+        raise UserError(f"{path}: VGG19 weights are read from {', '.join(READERS)} files")
+    try:
+        arrays = READERS[path.suffix](path)
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        EOFError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as e:
+        raise UserError(f"{path} cannot be read as VGG19 weights: {e}") from None
+
+    weights = {}
+    shapes = _shapes()
+    missing = [name for name in conv_names(layer) if name not in arrays]
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}, which VGG.layer = {layer!r} needs: "
+            "choose an earlier layer or a complete file"
+        )
+    for name in conv_names(layer):
+        filters, biases = (np.asarray(array, np.float32) for array in arrays[name])
+        if (filters.shape, biases.shape) != shapes[name]:
+            raise UserError(
+                f"{path}: {name} is {filters.shape}, VGG19's is {shapes[name][0]}: not VGG19 weights"
+            )
+        weights[f"{name}/filters"], weights[f"{name}/biases"] = filters, biases
+    return weights
+
+
+def _shapes() -> dict[str, tuple[tuple, tuple]]:
+    channels, shapes = 3, {}
+    for name in conv_names("conv5_4"):
+        filters = FILTERS_PER_BLOCK[int(name[4]) - 1]
+        shapes[name] = (3, 3, channels, filters), (filters,)
+        channels = filters
+    return shapes
+
+
+def _read_npz(path: Path) -> dict[str, tuple]:
+    with np.load(path, allow_pickle=False) as file:
+        return {
+            name: (file[f"{keras_name}/kernel"], file[f"{keras_name}/bias"])
+            for name, keras_name in _keras_names().items()
+            if f"{keras_name}/kernel" in file and f"{keras_name}/bias" in file
+        }
+
+
+def _read_h5(path: Path) -> dict[str, tuple]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        root = file["model_weights"] if "model_weights" in file else file
+        arrays = {}
+        for name, keras_name in _keras_names().items():
+            if keras_name in root:
+                found = {}
+                root[keras_name].visititems(
+                    lambda key, item: (
+                        found.__setitem__(item.ndim, item[()]) if hasattr(item, "ndim") else None
+                    )
+                )
+                arrays[name] = found[4], found[1]
+    return arrays
+
+
+def _read_npy(path: Path) -> dict[str, tuple]:
+    """A pickled dict {conv1_1: [W, b]} as the TensorFlow-1 programs used it, through a safe reader."""
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        if version == (1, 0):
+            np.lib.format.read_array_header_1_0(file)
+        else:
+            np.lib.format.read_array_header_2_0(file)
+        arrays = _ArrayUnpickler(file, encoding="latin1").load()
+    if isinstance(arrays, np.ndarray):
+        arrays = arrays.item()
+    return {name: tuple(arrays[name]) for name in conv_names("conv5_4") if name in arrays}
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Admits NumPy arrays and plain containers and nothing else: a weight file must not run code."""
+
+    ADMITTED = (
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy._core.numeric", "_frombuffer"),
+        ("_codecs", "encode"),  # how Python 3 writes bytes for Python 2
+    )
+
+    def find_class(self, module, name):
+        module = module.replace("numpy.core.", "numpy._core.")  # its name before NumPy 2
+        if (module, name) not in self.ADMITTED:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not an array")
+        return super().find_class(module, name)
+
+
+def _keras_names() -> dict[str, str]:
+    return {name: f"block{name[4]}_conv{name[6]}" for name in conv_names("conv5_4")}
+
+
+READERS = {".npz": _read_npz, ".h5": _read_h5, ".npy": _read_npy}

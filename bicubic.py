@@ -25,7 +25,7 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 def _contributions(
     in_size: int, out_size: int, scale: float, border: str = "symmetric"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and source indices, each [out_size, taps]; shrinking widens the kernel (antialias)."""
+    """Weights and source indices, each [out_size, taps]; the kernel widens when shrinking."""
     assert border in ("symmetric", "clamp"), border
     shrink = min(scale, 1.0)
     width = 4.0 / shrink
@@ -41,14 +41,12 @@ def _contributions(
 
 
 def _resize_rows(image: np.ndarray, out_size: int, scale: float, border: str) -> np.ndarray:
-    """[h, columns] -> [out_size, columns] of the same dtype; uint8 is rounded half up and clipped."""
+    """[h, columns] -> [out_size, columns] of its dtype; uint8 is rounded half up and clipped."""
     from scipy.sparse import csr_array
 
     weights, indices = _contributions(image.shape[0], out_size, scale, border)
     rows = np.broadcast_to(np.arange(out_size)[:, None], indices.shape)
-    matrix = csr_array(
-        (weights.ravel(), (rows.ravel(), indices.ravel())), shape=(out_size, image.shape[0])
-    )
+    matrix = csr_array((weights.ravel(), (rows.ravel(), indices.ravel())), shape=(out_size, image.shape[0]))
     matrix.eliminate_zeros()
     resized = np.empty((out_size, image.shape[1]), image.dtype)
     for start in range(0, image.shape[1], _CHUNK):
@@ -86,7 +84,7 @@ def resize(
 
 def downsample(image: np.ndarray, scale: int = SCALE, border: str = "symmetric") -> np.ndarray:
     """HR [h, w(, c)] -> LR [h/scale, w/scale(, c)] of the same dtype; sides divisible by scale."""
-    assert image.shape[0] % scale == 0 and image.shape[1] % scale == 0, image.shape
+    assert not any(side % scale for side in image.shape[:2]), (image.shape, scale)
     return resize(image, 1 / scale, border)
 
 
@@ -104,7 +102,7 @@ def downsample_graph(images: tf.Tensor) -> tf.Tensor:
     """
     import tensorflow as tf
 
-    assert images.dtype == tf.uint8 and images.shape.rank == 4, images
+    assert (images.dtype, images.shape.rank) == (tf.uint8, 4), images
     static, dynamic = images.shape.as_list(), tf.shape(images)
     assert all(side is None or side % SCALE == 0 for side in static[1:3]), static
     n, h, w, c = (dynamic[i] if side is None else side for i, side in enumerate(static))

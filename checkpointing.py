@@ -52,9 +52,7 @@ def read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     if meta is None:
         raise UserError(f"{path} is not a checkpoint of this program: it has no {META_KEY}")
     if meta.get("format_version") != FORMAT_VERSION:
-        raise UserError(
-            f"{path} has format version {meta.get('format_version')}, not {FORMAT_VERSION}"
-        )
+        raise UserError(f"{path} has format version {meta.get('format_version')}, not {FORMAT_VERSION}")
     return arrays, meta
 
 

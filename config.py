@@ -16,9 +16,7 @@ from easydict import EasyDict as edict
 config = edict()
 
 config.TRAIN = edict()
-config.TRAIN.hr_img_path = (
-    "sample"  # a folder of pictures, or 'sample': photos of installed packages
-)
+config.TRAIN.hr_img_path = "sample"  # a folder of pictures, or 'sample': photos of installed packages
 config.TRAIN.hr_patch_size = 384  # side of the HR patches in px, a multiple of 4; LR is a quarter
 config.TRAIN.crops_per_image = 1  # patches of each picture per pass; 0: one per 480 x 480 px of it
 config.TRAIN.augment = True  # random flips and quarter turns
@@ -80,9 +78,7 @@ config.VGG.layer = "pool4"  # conv1_1 ... conv5_4 (after ReLU), pool1 ... pool5
 config.VGG.input_size = 224  # side in px that pictures are resized to first; 0: not resized
 
 config.RUNTIME = edict()
-config.RUNTIME.precision = (
-    "auto"  # 'auto': bfloat16 where the hardware has it; 'float32', 'bfloat16'
-)
+config.RUNTIME.precision = "auto"  # 'auto': bfloat16 where the hardware has it; 'float32', 'bfloat16'
 config.RUNTIME.intra_op_threads = 0  # threads inside one operation; 0: one per core
 config.RUNTIME.inter_op_threads = 0  # operations at a time; 0: one per core
 config.RUNTIME.xla = False  # compile the graph with XLA

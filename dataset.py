@@ -99,7 +99,7 @@ class Dataset:
         setting: str = "TRAIN.hr_img_path",
     ) -> None:
         """Reads image headers only; `setting` names `hr_img_path` in errors."""
-        assert patch_size > 0 and batch_size > 0 and seed >= 0, (patch_size, batch_size, seed)
+        assert min(patch_size, batch_size, seed + 1) > 0, (patch_size, batch_size, seed)
         assert crops_per_image == "auto" or crops_per_image >= 1, crops_per_image
         self.patch_size = patch_size
         self.batch_size = batch_size
@@ -270,7 +270,7 @@ class _Feed:
                         return
                     positions = self._visits.popleft()
                 self._cut_crops(positions)
-        except BaseException as error:
+        except BaseException as error:  # take() raises it in the consumer
             with self._changed:
                 self._error = error
                 self._changed.notify_all()

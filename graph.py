@@ -25,9 +25,7 @@ class TrainingGraph:
     lr_v: tf.Variable
     global_step: tf.Variable
     g_params: list[tf.Variable]
-    g_average: dict[
-        str, tf.Variable
-    ]  # moving average of trained weights by their name; may be empty
+    g_average: dict[str, tf.Variable]  # moving average of trained weights by their name; may be empty
     d_params: list[tf.Variable]
     vgg_params: list[tf.Variable]
     steps: dict[str, tf.Operation]  # phase -> one training step
@@ -69,9 +67,7 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
     trainable = tf.compat.v1.trainable_variables()
     g_vars = [variable for variable in trainable if variable.op.name.startswith("SRGAN_g/")]
     d_vars = [variable for variable in trainable if variable.op.name.startswith("SRGAN_d/")]
-    lr_v = tf.compat.v1.get_variable(
-        "learning_rate", initializer=config.TRAIN.lr_init, trainable=False
-    )
+    lr_v = tf.compat.v1.get_variable("learning_rate", initializer=config.TRAIN.lr_init, trainable=False)
     global_step = tf.compat.v1.train.get_or_create_global_step()
 
     def adam(name):

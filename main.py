@@ -38,26 +38,20 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     settings = parser.add_argument_group("settings (defaults are in config.py)")
     settings.add_argument("--recipe", default="tensorlayer", help=", ".join(RECIPES))
     settings.add_argument("--config", metavar="FILE", help="JSON, such as checkpoint/config.json")
-    settings.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="settings"
-    )
+    settings.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
 
     training = parser.add_argument_group("--mode=srgan")
     training.add_argument("--restart", action="store_true", help="begin anew, overwriting the run")
 
     running = parser.add_argument_group("--mode=evaluate and --mode=benchmark")
-    running.add_argument(
-        "--weights", metavar="NPZ", help="generator; default: the run's, else ours"
-    )
+    running.add_argument("--weights", metavar="NPZ", help="generator; default: the run's, else ours")
     running.add_argument("--blend", action="append", default=[], metavar="NPZ=SHARE")
     running.add_argument("--self-ensemble", action="store_true", help="mean of 8 turns and flips")
     running.add_argument("--input", nargs="+", metavar="PATH", help="pictures or folders")
     running.add_argument("--output", type=Path, metavar="DIR", help="where results go")
 
     own = parser.add_argument_group("--mode=evaluate --input")
-    own.add_argument(
-        "--format", choices=OUTPUT_FORMATS, help="of the results; default: the input's"
-    )
+    own.add_argument("--format", choices=OUTPUT_FORMATS, help="of the results; default: the input's")
     own.add_argument("--outscale", type=float, default=4.0, metavar="S", help="final factor")
     own.add_argument("--overwrite", action="store_true", help="replace results that exist")
     return parser.parse_args(argv)
@@ -126,9 +120,7 @@ def run(args: argparse.Namespace, config) -> int:
         import evaluate
         import train
     if args.mode == "srgan":
-        train.train(
-            config, args.checkpoint_dir, args.samples_dir, recipe=args.recipe, restart=args.restart
-        )
+        train.train(config, args.checkpoint_dir, args.samples_dir, recipe=args.recipe, restart=args.restart)
         return 0
     return evaluate.evaluate(args, config)
 

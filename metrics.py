@@ -19,7 +19,7 @@ def to_y(rgb: np.ndarray) -> np.ndarray:
     28.43 dB / .8111 this way and 28.42 / .8101 rounded; the published 28.42 / .8104 come from
     shrinking and enlarging the rounded Y itself, which a colour network cannot do.
     """
-    assert rgb.dtype == np.uint8 and rgb.ndim == 3 and rgb.shape[2] == 3, (rgb.dtype, rgb.shape)
+    assert (rgb.dtype, rgb.ndim, rgb.shape[-1]) == (np.uint8, 3, 3), (rgb.dtype, rgb.shape)
     return rgb @ _LUMA + 16.0
 
 
@@ -34,7 +34,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Two [h, w] pictures, 0-255, 11 px or more a side -> mean SSIM (Wang et al. 2004)."""
     from skimage.metrics import structural_similarity
 
-    assert a.shape == b.shape and a.ndim == 2, (a.shape, b.shape)
+    assert a.shape == b.shape, (a.shape, b.shape)
+    assert a.ndim == 2, a.shape
     # The window of the paper's MATLAB code, 11x11, averaged where it lies within the picture.
     return float(
         structural_similarity(

@@ -22,18 +22,18 @@ from formats import FORMAT_OF_SUFFIX, Picture, check_fits, read_picture, size_of
 from utils import UserError
 
 # Formats that are read but not written; their results are PNG.
-_READ_ONLY_SUFFIXES = ('.gif', '.avif')
+_READ_ONLY_SUFFIXES = (".gif", ".avif")
 _SUFFIX_OF_FORMAT = {
-    'png': '.png',
-    'jpg': '.jpg',
-    'jpeg': '.jpg',
-    'webp': '.webp',
-    'bmp': '.bmp',
-    'tif': '.tif',
-    'tiff': '.tiff',
+    "png": ".png",
+    "jpg": ".jpg",
+    "jpeg": ".jpg",
+    "webp": ".webp",
+    "bmp": ".bmp",
+    "tif": ".tif",
+    "tiff": ".tiff",
 }
 _MAX_OUTSCALE = 16
-_OUTPUT_STEM = re.compile(r'(.+)_x\d+(\.\d+)?')
+_OUTPUT_STEM = re.compile(r"(.+)_x\d+(\.\d+)?")
 
 Upscale = Callable[[np.ndarray], np.ndarray]
 
@@ -66,14 +66,14 @@ def upscale_files(
     todo = [job for job in jobs if overwrite or not job.target.exists()]
     failures = _run(upscale, todo, outscale, scale)
 
-    summary = [f'{len(todo) - len(failures)} of {len(jobs)} pictures upscaled to {output_dir}']
+    summary = [f"{len(todo) - len(failures)} of {len(jobs)} pictures upscaled to {output_dir}"]
     if len(todo) < len(jobs):
-        summary.append(f'{len(jobs) - len(todo)} already done (--overwrite makes them again)')
+        summary.append(f"{len(jobs) - len(todo)} already done (--overwrite makes them again)")
     if failures:
-        summary.append(f'{len(failures)} failed:')
-    print(', '.join(summary), flush=True)
+        summary.append(f"{len(failures)} failed:")
+    print(", ".join(summary), flush=True)
     for sentence in failures:
-        print(f'  {sentence}', file=sys.stderr)
+        print(f"  {sentence}", file=sys.stderr)
     return 1 if failures else 0
 
 
@@ -86,11 +86,11 @@ def plan_outputs(
 ) -> list[Job]:
     """One job for each picture, in order; UserError for whatever can be refused beforehand."""
     if not 0 < outscale <= _MAX_OUTSCALE:
-        raise UserError(f'--outscale {outscale:g}: give a factor above 0, at most {_MAX_OUTSCALE}.')
+        raise UserError(f"--outscale {outscale:g}: give a factor above 0, at most {_MAX_OUTSCALE}.")
     if format is not None and format.lower() not in _SUFFIX_OF_FORMAT:
-        raise UserError(f'--format {format}: use one of {", ".join(_SUFFIX_OF_FORMAT)}.')
+        raise UserError(f"--format {format}: use one of {', '.join(_SUFFIX_OF_FORMAT)}.")
     if not inputs:
-        raise UserError('--input: name at least one picture or folder.')
+        raise UserError("--input: name at least one picture or folder.")
     output_dir = Path(output_dir)
 
     jobs: dict[Path, Job] = {}  # by the real source, so that a picture named twice is done once
@@ -98,7 +98,7 @@ def plan_outputs(
     for name in inputs:
         given = Path(name)
         if not os.path.exists(name):
-            raise UserError(f'--input: there is no file or folder {name!r}.')
+            raise UserError(f"--input: there is no file or folder {name!r}.")
         folder = given if given.is_dir() else given.parent
         for source in _pictures_in(given, output_dir) if given.is_dir() else [given]:
             if source.resolve() in jobs:
@@ -108,15 +108,15 @@ def plan_outputs(
             other = source_of.setdefault(target, source)
             if other is not source:
                 raise UserError(
-                    f'--input: {str(other)!r} and {str(source)!r} would both become '
-                    f'{str(target)!r}; rename one or give them outputs of their own.'
+                    f"--input: {str(other)!r} and {str(source)!r} would both become "
+                    f"{str(target)!r}; rename one or give them outputs of their own."
                 )
             jobs[source.resolve()] = Job(source, target)
     for job in jobs.values():
         if job.target.resolve() in jobs:
             raise UserError(
-                f'--output: the result of {str(job.source)!r} would overwrite the input '
-                f'{str(job.target)!r}; name another folder.'
+                f"--output: the result of {str(job.source)!r} would overwrite the input "
+                f"{str(job.target)!r}; name another folder."
             )
     return list(jobs.values())
 
@@ -142,7 +142,7 @@ def _pictures_in(folder: Path, output_dir: Path) -> list[Path]:
     pictures: list[Path] = []
 
     def refuse(error: OSError) -> None:
-        raise UserError(f'--input: cannot read folder {error.filename!r} ({error.strerror}).')
+        raise UserError(f"--input: cannot read folder {error.filename!r} ({error.strerror}).")
 
     seen = set() if real_folder == real_output else {real_output}
     for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
@@ -151,15 +151,15 @@ def _pictures_in(folder: Path, output_dir: Path) -> list[Path]:
             continue
         seen.add(real_root)
         # What begins with a dot is no picture: '._a.jpg' of macOS, our own unfinished files.
-        folders[:] = [name for name in folders if not name.startswith('.')]
-        here = [Path(root, name) for name in names if not name.startswith('.')]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        here = [Path(root, name) for name in names if not name.startswith(".")]
         here = [path for path in here if path.suffix.lower() in suffixes]
         if real_folder == real_output:
             stems = {path.stem for path in here}
             here = [path for path in here if not _is_result(path.stem, stems)]
         pictures += here
     if not pictures:
-        raise UserError(f'--input: no pictures in {str(folder)!r} ({", ".join(suffixes)}).')
+        raise UserError(f"--input: no pictures in {str(folder)!r} ({', '.join(suffixes)}).")
     return sorted(pictures)
 
 
@@ -169,10 +169,10 @@ def _is_result(stem: str, stems: set[str]) -> bool:
 
 
 def _output_name(source: Path, format: str | None, outscale: float) -> str:
-    suffix = source.suffix if source.suffix.lower() in FORMAT_OF_SUFFIX else '.png'
+    suffix = source.suffix if source.suffix.lower() in FORMAT_OF_SUFFIX else ".png"
     if format is not None:
         suffix = _SUFFIX_OF_FORMAT[format.lower()]
-    return f'{source.stem}_x{outscale:g}{suffix}'
+    return f"{source.stem}_x{outscale:g}{suffix}"
 
 
 def _make_writable(folder: Path) -> None:
@@ -182,7 +182,7 @@ def _make_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f'--output: cannot write to {str(folder)!r} ({error.strerror}); name another folder.'
+            f"--output: cannot write to {str(folder)!r} ({error.strerror}); name another folder."
         ) from error
 
 
@@ -199,15 +199,13 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
     reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     with (
         logging_redirect_tqdm() if shows_bar else nullcontext(),
-        tqdm(
-            total=sum(sizes), unit='px', unit_scale=True, smoothing=0, disable=not shows_bar
-        ) as bar,
+        tqdm(total=sum(sizes), unit="px", unit_scale=True, smoothing=0, disable=not shows_bar) as bar,
     ):
         try:
             for index, (job, read) in enumerate(_read_ahead(reader, jobs, outscale)):
                 bar.set_postfix_str(job.source.name)
                 if not shows_bar:
-                    print(f'[{index + 1}/{len(jobs)}] {job.source}', file=sys.stderr, flush=True)
+                    print(f"[{index + 1}/{len(jobs)}] {job.source}", file=sys.stderr, flush=True)
                 try:
                     picture = read.result()
                     sr = _upscale(upscale, picture, job, scale)
@@ -225,11 +223,9 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
     return failures
 
 
-def _read_ahead(
-    reader: ThreadPoolExecutor, jobs: list[Job], outscale: float
-) -> Iterator[tuple[Job, Future]]:
+def _read_ahead(reader: ThreadPoolExecutor, jobs: list[Job], outscale: float) -> Iterator[tuple[Job, Future]]:
     ahead = [reader.submit(_read, job, outscale) for job in jobs[:1]]
-    for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+    for job, following in zip(jobs, [*jobs[1:], None], strict=False):
         current = ahead.pop()
         wait([current])
         if following is not None:
@@ -247,7 +243,7 @@ def _upscale(upscale: Upscale, picture: Picture, job: Job, scale: int) -> np.nda
     try:
         sr = upscale(_network_input(picture))
     except UserError as error:
-        raise UserError(f'cannot upscale {job.source}: {error}') from error
+        raise UserError(f"cannot upscale {job.source}: {error}") from error
     height, width = picture.pixels.shape[:2]
     assert sr.shape == (height * scale, width * scale, 3), sr.shape
     assert sr.dtype == picture.pixels.dtype, sr.dtype
@@ -284,7 +280,7 @@ def _write(job: Job, picture: Picture, sr: np.ndarray, outscale: float) -> None:
             alpha = resize(alpha, height, width, Image.Resampling.BICUBIC)
         write_picture(job.target, replace(picture, pixels=sr, alpha=alpha))
     except MemoryError:
-        raise UserError(f'cannot write {job.target}: there is not enough memory') from None
+        raise UserError(f"cannot write {job.target}: there is not enough memory") from None
 
 
 def _failure_of(written: Future | None) -> list[str]:

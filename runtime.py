@@ -58,9 +58,7 @@ def describe_device() -> str:
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return "CPU"
-    names = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus
-    ]
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     return f"GPU ({', '.join(names)})"
 
 

@@ -94,9 +94,7 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
         dtype = runtime.compute_dtype(config.RUNTIME.precision)
         graph = build_training_graph(config, dtype)
         with tf.compat.v1.Session(config=runtime.session_config(config.RUNTIME)) as session:
-            run = Run(
-                config, recipe, graph, session, dataset, valid_hr, checkpoint_dir, samples_dir
-            )
+            run = Run(config, recipe, graph, session, dataset, valid_hr, checkpoint_dir, samples_dir)
             run.start(vgg_weights, restart)
             log.info(
                 "Training on %s in %s: %d pictures, %d steps per epoch",
@@ -129,9 +127,7 @@ def _vgg_weights(config) -> dict[str, np.ndarray]:
 class Run:
     """One training run: a session, its files, and where it is."""
 
-    def __init__(
-        self, config, recipe, graph, session, dataset, valid_hr, checkpoint_dir, samples_dir
-    ):
+    def __init__(self, config, recipe, graph, session, dataset, valid_hr, checkpoint_dir, samples_dir):
         self.config, self.recipe = config, recipe
         self.graph, self.session, self.dataset = graph, session, dataset
         self.checkpoint_dir, self.samples_dir = Path(checkpoint_dir), Path(samples_dir)
@@ -143,12 +139,8 @@ class Run:
         self.step = 0
         self.sums: dict[str, float] = {}  # of this epoch's losses and seconds, so far
         self.vgg_features = "none"
-        self.state_variables = [
-            v for v in tf.compat.v1.global_variables() if v not in set(graph.vgg_params)
-        ]
-        self.saver = (
-            tf.compat.v1.train.Saver(self.state_variables) if config.RUNTIME.saver else None
-        )
+        self.state_variables = [v for v in tf.compat.v1.global_variables() if v not in set(graph.vgg_params)]
+        self.saver = tf.compat.v1.train.Saver(self.state_variables) if config.RUNTIME.saver else None
         self.saved_at = time.monotonic()
         self.traces_left = config.RUNTIME.trace_steps
 
@@ -178,9 +170,7 @@ class Run:
             self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
             log_config(self.checkpoint_dir / "config.json", self.config)
         except OSError as error:
-            raise UserError(
-                f"--checkpoint-dir {self.checkpoint_dir} cannot be written: {error}"
-            ) from None
+            raise UserError(f"--checkpoint-dir {self.checkpoint_dir} cannot be written: {error}") from None
         self._trim_log()
 
     def _restore(self) -> None:
@@ -221,9 +211,7 @@ class Run:
         if not self.log_path.exists():
             return
         lines = self.log_path.read_text().splitlines(keepends=True)
-        kept = [
-            line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step
-        ]
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
         if kept != lines:
             temporary = self.log_path.with_suffix(".tmp")
             temporary.write_text("".join(kept))
@@ -312,9 +300,7 @@ class Run:
             **means,
             "seconds": seconds,
         }
-        last = (
-            self.schedule.position(self.step)[0] != phase or self.step == self.schedule.total_steps
-        )
+        last = self.schedule.position(self.step)[0] != phase or self.step == self.schedule.total_steps
         if (epoch + 1) % self.config.TRAIN.save_every == 0 or last:
             line["psnr_db"] = self.sample(phase, epoch + 1)
             self.save_weights(phase)
@@ -423,9 +409,7 @@ def _differences(before: dict, now: dict) -> list[str]:
 
 def _describe(line: dict, steps: int, remaining: float) -> str:
     words = [f"{line['phase']} epoch {line['epoch']}"]
-    words += [
-        f"{name} {line[name]:.4g}" for name in line if name.endswith(("loss", "loss1", "loss2"))
-    ]
+    words += [f"{name} {line[name]:.4g}" for name in line if name.endswith(("loss", "loss1", "loss2"))]
     words.append(f"{steps / line['seconds']:.2f} steps/s")
     if "psnr_db" in line:
         words.append(f"validation {line['psnr_db']:.2f} dB")

@@ -38,9 +38,7 @@ def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tup
         others, other_meta = _read_generator(other_path)
         shapes = {name: array.shape for name, array in others.items()}
         if shapes != {name: array.shape for name, array in arrays.items()} or any(
-            other_meta["arguments"][key] != value
-            for key, value in meta["arguments"].items()
-            if key != "init"
+            other_meta["arguments"][key] != value for key, value in meta["arguments"].items() if key != "init"
         ):
             raise UserError(f"{other_path} cannot be blended with {path}: the networks differ")
         for name, array in others.items():
@@ -60,27 +58,21 @@ def fold_batch_norm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
     gamma * (x - mean) / sqrt(var + eps) + beta is a scale of the filters and a bias.
     """
-    folded = {
-        name: array for name, array in arrays.items() if "/b" not in name or "/biases" in name
-    }
+    folded = {name: array for name, array in arrays.items() if "/b" not in name or "/biases" in name}
     for name, gamma in arrays.items():
         if name.endswith("/gamma"):
             norm = name.removesuffix("/gamma")
             conv = norm.replace("n64s1/b", "n64s1/c")
             scale = gamma / np.sqrt(arrays[f"{norm}/moving_var"] + BATCH_NORM_EPSILON)
             folded[f"{conv}/filters"] = arrays[f"{conv}/filters"] * scale
-            folded[f"{conv}/biases"] = (
-                arrays[f"{norm}/beta"] - arrays[f"{norm}/moving_mean"] * scale
-            )
+            folded[f"{conv}/biases"] = arrays[f"{norm}/beta"] - arrays[f"{norm}/moving_mean"] * scale
     return folded
 
 
 class Upscaler:
     """x4 upscaling by trained weights: `upscaler(image)`; use as a context manager."""
 
-    def __init__(
-        self, arrays: dict[str, np.ndarray], arguments: dict, settings, *, source="weights"
-    ):
+    def __init__(self, arrays: dict[str, np.ndarray], arguments: dict, settings, *, source="weights"):
         """`arrays` and `arguments` as `load_generator` gives them; `settings` is config.RUNTIME."""
         dtype = runtime.compute_dtype(settings.precision)
         with tf.Graph().as_default() as graph:
@@ -145,9 +137,7 @@ class Upscaler:
             except (tf.errors.ResourceExhaustedError, MemoryError):
                 self._trunk_px, self._head_px = self._trunk_px // 2, self._head_px // 2
                 if self._head_px < SMALLEST_TILE_PX:
-                    raise UserError(
-                        "there is too little memory for even the smallest tile"
-                    ) from None
+                    raise UserError("there is too little memory for even the smallest tile") from None
                 log.warning("Out of memory: going on with tiles of half the size")
 
     def _upscale_tiled(self, image: np.ndarray, convert: Callable) -> np.ndarray:

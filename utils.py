@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import struct
@@ -103,7 +104,7 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
 
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     """uint8 [h, w, 3] RGB -> a file, its format by its suffix, whole or not at all."""
-    assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3, image.shape
+    assert (image.dtype, image.ndim, image.shape[-1]) == (np.uint8, 3, 3), image.shape
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
@@ -162,7 +163,7 @@ def side_by_side(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.nd
 
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     """uint8 [n, h, w, 3] -> uint8 [rows * h, columns * w, 3] in reading order, the rest black."""
-    assert images.dtype == np.uint8 and images.ndim == 4 and columns > 0, (images.shape, columns)
+    assert (images.dtype, images.ndim) == (np.uint8, 4), (images.dtype, images.shape)
     n, h, w, c = images.shape
     rows = math.ceil(n / columns)
     cells = np.zeros((rows * columns, h, w, c), np.uint8)
@@ -231,7 +232,5 @@ def _explain(path: str | os.PathLike, error: Exception) -> str:
 
 
 def _remove(path: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the error that led here says more
         path.unlink(missing_ok=True)
-    except OSError:
-        pass  # the error that led here says more

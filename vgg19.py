@@ -99,9 +99,7 @@ def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
     try:
-        path = tf.keras.utils.get_file(
-            KERAS_FILE, KERAS_URL, cache_subdir="models", file_hash=KERAS_MD5
-        )
+        path = tf.keras.utils.get_file(KERAS_FILE, KERAS_URL, cache_subdir="models", file_hash=KERAS_MD5)
     except Exception as error:  # Keras wraps whatever urllib, the disk or the hash check raised
         raise UserError(
             f"no VGG19 weights: {error}; put {KERAS_FILE}, vgg19.npy or an npz with Keras's names "
@@ -175,22 +173,26 @@ def _read_h5(path: Path) -> dict[str, tuple]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        root = file["model_weights"] if "model_weights" in file else file
+        root = file.get("model_weights", file)
         arrays = {}
         for name, keras_name in _keras_names().items():
             if keras_name in root:
-                found = {}
-                root[keras_name].visititems(
-                    lambda key, item: (
-                        found.__setitem__(item.ndim, item[()]) if hasattr(item, "ndim") else None
-                    )
-                )
-                arrays[name] = found[4], found[1]
+                by_rank = {item.ndim: item[()] for item in _datasets(root[keras_name])}
+                arrays[name] = by_rank[4], by_rank[1]
     return arrays
 
 
+def _datasets(group):
+    """Every array below an HDF5 group: Keras's versions nest them differently."""
+    for item in group.values():
+        if hasattr(item, "ndim"):
+            yield item
+        else:
+            yield from _datasets(item)
+
+
 def _read_npy(path: Path) -> dict[str, tuple]:
-    """A pickled dict {conv1_1: [W, b]} as the TensorFlow-1 programs used it, through a safe reader."""
+    """A pickled dict {conv1_1: [W, b]}, as TensorFlow-1 programs kept it, through a safe reader."""
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
         if version == (1, 0):
@@ -204,7 +206,7 @@ def _read_npy(path: Path) -> dict[str, tuple]:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays and plain containers and nothing else: a weight file must not run code."""
+    """Admits NumPy arrays and plain containers only: a weight file must not run code."""
 
     ADMITTED = (
         ("numpy", "ndarray"),

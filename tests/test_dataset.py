@@ -52,7 +52,8 @@ def test_batches_are_uint8_patches_cut_from_the_pictures(folder):
     batches = list(make(folder, augment=False).batches(0))
     assert len(batches) == 8  # 10 pictures x 3 crops / 4, rounded up
     for batch in batches:
-        assert batch.shape == (4, PX, PX, 3) and batch.dtype == np.uint8
+        assert batch.shape == (4, PX, PX, 3)
+        assert batch.dtype == np.uint8
         for patch in batch:
             assert (patch[..., 0] == patch[0, 0, 0]).all()
             np.testing.assert_array_equal(patch[:, 0, 1], patch[0, 0, 1] + np.arange(PX))
@@ -227,7 +228,9 @@ def test_small_pictures_are_left_out_and_reported_in_one_line(tmp_path, caplog):
     assert data.num_images == 2
     (record,) = caplog.records
     message = record.getMessage()
-    assert "2 pictures" in message and "001.png" in message and "003.png" in message
+    assert "2 pictures" in message
+    assert "001.png" in message
+    assert "003.png" in message
 
 
 def test_no_picture_large_enough_is_an_error_that_names_setting_and_patch(tmp_path):
@@ -256,12 +259,24 @@ def test_sample_photos_are_colour_photographs_without_the_validation_one():
     validation = dataset.validation_photo()
     assert len(photos) == 7
     for photo in [*photos.values(), validation]:
-        assert photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3
+        assert photo.dtype == np.uint8
+        assert photo.ndim == 3
+        assert photo.shape[2] == 3
         assert min(photo.shape[:2]) >= 300
         assert (photo[..., 0] != photo[..., 2]).mean() > 0.5
     assert not any(np.array_equal(photo, validation) for photo in photos.values())
     assert dataset.VALIDATION_FILE not in dataset.SAMPLE_FILES.values()
     assert min(validation.shape[:2]) % 4 == 0
+
+
+def test_validation_image_is_a_file_or_the_first_of_a_folder_cut_to_multiples_of_4(tmp_path):
+    write_pictures(tmp_path, [(18, 23), (12, 12)])
+    first = utils.read_image(tmp_path / "000.png")[:16, :20]
+    np.testing.assert_array_equal(dataset.validation_image(tmp_path), first)
+    np.testing.assert_array_equal(dataset.validation_image(tmp_path / "000.png"), first)
+    np.testing.assert_array_equal(dataset.validation_image("sample"), dataset.validation_photo())
+    with pytest.raises(UserError, match=r"^VALID\.hr_img_path: "):
+        dataset.validation_image(tmp_path / "nowhere")
 
 
 def test_sample_is_a_data_set_of_its_own():

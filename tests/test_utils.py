@@ -17,7 +17,8 @@ def picture(h=12, w=20, seed=0):
 
 def assert_one_sentence(error):
     text = str(error.value)
-    assert "\n" not in text and text.endswith(".")
+    assert "\n" not in text
+    assert text.endswith(".")
     return text
 
 
@@ -89,7 +90,8 @@ def test_gray_palette_alpha_and_cmyk_become_rgb(tmp_path):
 
     def read(name):
         image = utils.read_image(tmp_path / name)
-        assert image.dtype == np.uint8 and image.shape == (12, 20, 3)
+        assert image.dtype == np.uint8
+        assert image.shape == (12, 20, 3)
         return image
 
     as_rgb = np.dstack([gray] * 3)
@@ -119,7 +121,8 @@ def test_exif_orientation_is_applied(tmp_path, name):
     upright = utils.read_image(tmp_path / name)
     assert upright.shape == (32, 16, 3)
     assert utils.image_size(tmp_path / name) == (32, 16)
-    assert upright[:12].min() > 200 and upright[20:].max() < 50  # now the upper half
+    assert upright[:12].min() > 200
+    assert upright[20:].max() < 50
 
 
 def test_unreadable_pictures_are_errors_that_name_the_file(tmp_path):
@@ -180,9 +183,7 @@ def test_pixel_ranges_round_trip_and_clip():
     assert floats.dtype == np.float32
     assert (floats[0], floats[-1]) == (-1, 1)
     np.testing.assert_array_equal(utils.to_uint8(floats), levels)
-    np.testing.assert_array_equal(
-        utils.to_uint8(np.array([-1.5, 0.0, 0.004, 1.5])), [0, 128, 128, 255]
-    )
+    np.testing.assert_array_equal(utils.to_uint8(np.array([-1.5, 0.0, 0.004, 1.5])), [0, 128, 128, 255])
 
 
 def test_crop_to_multiple_keeps_the_upper_left_part():
@@ -216,10 +217,12 @@ def test_note_helpers_read_crop_and_shrink(tmp_path):
     read = utils.get_imgs_fn("a.png", str(tmp_path))
     np.testing.assert_array_equal(read, image)
     hr = utils.crop_sub_imgs_fn(read, is_random=False)
-    assert hr.shape == (384, 384, 3) and hr.dtype == np.float32
+    assert hr.shape == (384, 384, 3)
+    assert hr.dtype == np.float32
     np.testing.assert_array_equal(utils.to_uint8(hr), image[1:385, 8:392])
     lr = utils.downsample_fn(hr)
-    assert lr.shape == (96, 96, 3) and lr.dtype == np.float32
+    assert lr.shape == (96, 96, 3)
+    assert lr.dtype == np.float32
     np.testing.assert_array_equal(utils.to_uint8(lr), bicubic.downsample(image[1:385, 8:392]))
 
 

@@ -1,0 +1,58 @@
+"""Shared by all tests: a quiet TensorFlow, tiny networks, and the folder of real data if there is one."""
+
+from pathlib import Path
+
+import pytest
+
+from main import quiet_imports
+
+with quiet_imports():
+    import tensorflow as tf
+
+    tf.config.list_physical_devices()
+    tf.get_logger().setLevel("ERROR")
+    import layers  # noqa: F401
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# One block of four filters, a two-convolution discriminator, VGG19's first layer: seconds, not hours
+TINY = (
+    "MODEL.generator.num_blocks=1",
+    "MODEL.generator.num_filters=4",
+    "MODEL.generator.init=fan_in",
+    "MODEL.discriminator.convs=((4, 2, 4), (4, 2, 8))",
+    "MODEL.discriminator.residual=(4, 4)",
+    "MODEL.discriminator.init=fan_in",
+    "VGG.layer=conv1_1",
+    "VGG.input_size=0",
+    "VGG.on_missing=random",
+    "VGG.weights=absent.npz",
+    "TRAIN.hr_patch_size=16",
+    "TRAIN.batch_size=2",
+    "TRAIN.steps_per_epoch=3",
+    "TRAIN.n_epoch_init=2",
+    "TRAIN.n_epoch=2",
+    "TRAIN.save_every=1",
+    "TRAIN.lr_init=1e-3",
+    "RUNTIME.precision=float32",
+)
+
+
+@pytest.fixture
+def shared():
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder with the real data")
+    return SHARED
+
+
+@pytest.fixture
+def graph():
+    with tf.Graph().as_default() as graph:
+        tf.compat.v1.set_random_seed(1)
+        yield graph
+
+
+@pytest.fixture
+def session(graph):
+    with tf.compat.v1.Session() as session:
+        yield session

@@ -86,6 +86,8 @@ def read_picture(path: str | os.PathLike) -> Picture:
         raise UserError(f"cannot read {path}: {error}") from error
     except Exception as error:  # a decoder may raise anything when the file is damaged
         raise UserError(f"cannot read {path}: {_reason(error)}") from error
+    if not picture.pixels.size:
+        raise UserError(f"cannot read {path}: it has no pixels")
     if picture.exif:
         picture.exif = _set_exif(picture.exif, {_ORIENTATION: 1}, path)
     picture.pixels = _upright(picture.pixels, orientation)
@@ -444,6 +446,20 @@ def _write_png16(file: BinaryIO, picture: Picture) -> None:
     write_chunk(b"IEND", b"")
 
 
+def _exif_directory(exif: bytes | None, path: str) -> ImageFileDirectory_v2:
+    directory = ImageFileDirectory_v2(b"II*\0\0\0\0\0")
+    if exif:
+        try:
+            source = Image.Exif()
+            source.load(exif)
+            directory.update(_descriptive(source))
+            directory.tobytes()
+        except Exception:
+            _log.warning("the EXIF of %s is damaged and left out", path)
+            return ImageFileDirectory_v2(b"II*\0\0\0\0\0")
+    return directory
+
+
 def _write_tiff(file: BinaryIO, picture: Picture) -> None:
     """Deflate in strips of about 1 MB, little-endian, each sample less its left neighbour."""
     samples = _interleaved(picture)
@@ -462,11 +478,7 @@ def _write_tiff(file: BinaryIO, picture: Picture) -> None:
     if directory_at > 2**32 - 2**24:
         raise OSError(0, "TIFF holds at most 4 GB; choose png")
 
-    directory = ImageFileDirectory_v2(b"II*\0\0\0\0\0")
-    if picture.exif:
-        exif = Image.Exif()
-        exif.load(picture.exif)
-        directory.update(_descriptive(exif))
+    directory = _exif_directory(picture.exif, file.name)
     directory[256], directory[257] = width, height
     directory[258] = (8 * samples.itemsize,) * channels
     directory[259] = 8  # Deflate

@@ -18,6 +18,7 @@ with warnings.catch_warnings():  # TensorLayer's own use of old Python and NumPy
 
 tl.logging.set_verbosity(tl.logging.WARN)
 
+ON_GPU = bool(tf.config.list_physical_devices("GPU"))
 BATCH_NORM_DECAY = 0.9  # TensorLayer's default, kept by the note
 BATCH_NORM_EPSILON = 1e-5
 
@@ -90,6 +91,39 @@ class ScopedLayer(tl.layers.Layer):
         return weight
 
 
+def _filter_gradient(x: tf.Tensor, dy: tf.Tensor, side: int) -> tf.Tensor:
+    """Gradient of a stride-1 "SAME" convolution by its [side, side, c_in, c_out] filters.
+
+    One matrix product per filter position. On a common zero-padded grid, laid out as rows of pixels,
+    a filter position is a shift by a constant number of rows, so no window is ever copied.
+    """
+    height, width = x.shape[1:3] if x.shape[1:3].is_fully_defined() else tf.unstack(tf.shape(x)[1:3])
+    halo = side // 2
+    row = width + 2 * halo
+    x_rows = tf.pad(x, [[0, 0], [halo, halo], [halo, halo], [0, 0]])
+    dy_rows = tf.pad(dy, [[0, 0], [0, 2 * halo], [0, 2 * halo], [0, 0]])
+    x_rows = tf.reshape(x_rows, [-1, x.shape[-1]])
+    count = tf.shape(x)[0] * (height + 2 * halo) * row - 2 * halo * (row + 1)
+    dy_rows = tf.reshape(dy_rows, [-1, dy.shape[-1]])[:count]
+    products = [
+        tf.matmul(x_rows[shift : shift + count], dy_rows, transpose_a=True)
+        for shift in (i * row + j for i in range(side) for j in range(side))
+    ]
+    return tf.reshape(tf.stack(products), [side, side, x.shape[-1], dy.shape[-1]])
+
+
+@tf.custom_gradient
+def _conv2d_for_cpu(x: tf.Tensor, filters: tf.Tensor):
+    """Stride-1 "SAME" convolution whose gradients use the CPU's fast kernels: see docs/speed.md."""
+
+    def gradient(dy):
+        turned = tf.transpose(filters[::-1, ::-1], [0, 1, 3, 2])
+        dx = tf.nn.conv2d(dy, turned, 1, "SAME")
+        return dx, _filter_gradient(x, dy, filters.shape[0])
+
+    return tf.nn.conv2d(x, filters, 1, "SAME"), gradient
+
+
 class Conv2d(ScopedLayer, tl.layers.Conv2d):
     """2-D convolution with square filters, NHWC, "SAME" padding."""
 
@@ -105,9 +139,11 @@ class Conv2d(ScopedLayer, tl.layers.Conv2d):
         )
 
     def forward(self, inputs):
-        outputs = tf.nn.conv2d(
-            inputs, tf.cast(self.W, inputs.dtype), self._strides, self.padding, name=self.name
-        )
+        filters = tf.cast(self.W, inputs.dtype)
+        if self.strides == (1, 1) and self.filter_size[0] % 2 and not ON_GPU:
+            outputs = _conv2d_for_cpu(inputs, filters)
+        else:
+            outputs = tf.nn.conv2d(inputs, filters, self._strides, self.padding, name=self.name)
         if self.b_init:
             outputs = tf.nn.bias_add(outputs, tf.cast(self.b, inputs.dtype))
         return self.act(outputs) if self.act else outputs

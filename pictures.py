@@ -199,9 +199,7 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
     reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     with (
         logging_redirect_tqdm() if shows_bar else nullcontext(),
-        tqdm(
-            total=sum(sizes), unit="px", unit_scale=True, smoothing=0, disable=not shows_bar
-        ) as bar,
+        tqdm(total=sum(sizes), unit="px", unit_scale=True, smoothing=0, disable=not shows_bar) as bar,
     ):
         try:
             for index, (job, read) in enumerate(_read_ahead(reader, jobs, outscale)):
@@ -225,9 +223,7 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
     return failures
 
 
-def _read_ahead(
-    reader: ThreadPoolExecutor, jobs: list[Job], outscale: float
-) -> Iterator[tuple[Job, Future]]:
+def _read_ahead(reader: ThreadPoolExecutor, jobs: list[Job], outscale: float) -> Iterator[tuple[Job, Future]]:
     ahead = [reader.submit(_read, job, outscale) for job in jobs[:1]]
     for job, following in zip(jobs, [*jobs[1:], None], strict=False):
         current = ahead.pop()

@@ -7,6 +7,7 @@ large tiles; then the two upsampling stages, shallow but sixteen times as large,
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -208,8 +209,8 @@ def tiles(box: Box, max_px: int, halo: int) -> Iterator[Box]:
     rows, columns = min(grids, key=lambda grid: math.prod(grid) * math.prod(sides(*grid)))
     tops = np.linspace(box.top, box.bottom, rows + 1).astype(int).tolist()
     lefts = np.linspace(box.left, box.right, columns + 1).astype(int).tolist()
-    for top, bottom in zip(tops, tops[1:]):
-        for left, right in zip(lefts, lefts[1:]):
+    for top, bottom in itertools.pairwise(tops):
+        for left, right in itertools.pairwise(lefts):
             yield Box(top, left, bottom, right)
 
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from main import quiet_imports
+from main import tensorflow_start
 
-with quiet_imports():
+with tensorflow_start():
     import tensorflow as tf
 
     tf.config.list_physical_devices()

@@ -64,9 +64,7 @@ def raw_png16(samples, colour_type, extra=b""):
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["gray", "colour"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["8bit", "16bit"])
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_lossless_formats_return_every_sample_and_all_metadata(
-    tmp_path, suffix, dtype, channels, with_alpha
-):
+def test_lossless_formats_return_every_sample_and_all_metadata(tmp_path, suffix, dtype, channels, with_alpha):
     pixels = random_samples(dtype, *channels)
     alpha = random_samples(dtype) // 3 if with_alpha else None
     path = tmp_path / f"a{suffix}"
@@ -357,9 +355,7 @@ def test_exif_is_carried_byte_for_byte_but_for_size_orientation_and_thumbnail(tm
     note = bytes(range(200))
     # TIFF header, a first directory (maker, EXIF), an EXIF directory (note, width), a thumbnail's.
     first = struct.pack("<H", 3)
-    first += struct.pack("<HHL4s", 271, 2, 4, b"\xc3\xa9!\0") + struct.pack(
-        "<HHLHH", 274, 3, 1, 3, 0
-    )
+    first += struct.pack("<HHL4s", 271, 2, 4, b"\xc3\xa9!\0") + struct.pack("<HHLHH", 274, 3, 1, 3, 0)
     first += struct.pack("<HHLL", 34665, 4, 1, 8 + 2 + 36 + 4) + struct.pack("<L", 300)
     inner = struct.pack("<H", 2) + struct.pack("<HHLL", 37500, 7, len(note), 80)
     inner += struct.pack("<HHLHH", 40962, 3, 1, 16, 0) + struct.pack("<L", 0)
@@ -427,9 +423,7 @@ def encoded(name):
     return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    "name", ["8.png", "16.png", "8.jpeg", "8.webp", "8.bmp", "8.tiff", "16.tiff"]
-)
+@pytest.mark.parametrize("name", ["8.png", "16.png", "8.jpeg", "8.webp", "8.bmp", "8.tiff", "16.tiff"])
 def test_truncated_files_are_refused_in_one_sentence(tmp_path, name):
     data = encoded(name)
     for part in (0.3, 0.6, 0.9):

@@ -1,9 +1,12 @@
 """Generator and discriminator."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import layers
 from config import make_config
 from layers import BatchNorm
 from model import SRGAN_d, SRGAN_g
@@ -68,7 +71,7 @@ def test_paper_generator_has_its_parameters(graph):
 def test_discriminator_of_the_note_has_its_parameters(graph):
     net, logits = SRGAN_d(tf.zeros([2, 384, 384, 3]))
     widths = [64, 128, 256, 512, 1024, 2048]
-    strided = sum(16 * a * b + 4 * b for a, b in zip(widths, widths[1:]))
+    strided = sum(16 * a * b + 4 * b for a, b in itertools.pairwise(widths))
     expected = (
         (4 * 4 * 3 * 64 + 64)  # h0 has a bias and no batch norm
         + strided
@@ -86,7 +89,7 @@ def test_discriminator_of_the_note_has_its_parameters(graph):
 def test_paper_discriminator_has_its_parameters(graph):
     net, _ = SRGAN_d(tf.zeros([2, 96, 96, 3]), **PAPER.MODEL.discriminator)
     widths = [64, 64, 128, 128, 256, 256, 512, 512]
-    convs = sum(9 * a * b + 4 * b for a, b in zip(widths, widths[1:]))
+    convs = sum(9 * a * b + 4 * b for a, b in itertools.pairwise(widths))
     dense = 6 * 6 * 512 * 1024 + 1024 + 1024 + 1
     assert net.count_params() == 9 * 3 * 64 + 64 + convs + dense
 
@@ -109,10 +112,10 @@ def test_discriminator_output_is_the_sigmoid_of_its_logits(session):
 def test_reuse_adds_no_variable_and_shares_weights(session):
     images = tf.constant(pictures((2, 8, 8, 3)))
     first = SRGAN_g(images, num_blocks=1, num_filters=4)
-    d_first, d_logits = SRGAN_d(images, **SMALL_D)
+    _, d_logits = SRGAN_d(images, **SMALL_D)
     count = len(tf.compat.v1.global_variables())
     second = SRGAN_g(images, reuse=True, num_blocks=1, num_filters=4)
-    d_second, d_logits_again = SRGAN_d(images, reuse=True, **SMALL_D)
+    _, d_logits_again = SRGAN_d(images, reuse=True, **SMALL_D)
     assert len(tf.compat.v1.global_variables()) == count
     assert [p.op.name for p in second.all_params] == [p.op.name for p in first.all_params]
     initialize(session)
@@ -227,3 +230,14 @@ def test_network_prints_its_layers_and_parameters(graph, capsys):
     text = capsys.readouterr().out
     assert "pixelshufflerx2/2" in text and "[1, 32, 32, 4]" in text
     assert "SRGAN_g/n64s1/c/filters" in text and f"{net.count_params():,}" in text
+
+
+@pytest.mark.parametrize("side", [1, 3, 9])
+def test_convolution_gradients_equal_tensorflows_own(session, side):
+    x, w = tf.constant(pictures((2, 7, 6, 3))), tf.constant(pictures((side, side, 3, 5), seed=1))
+    ours, plain = layers._conv2d_for_cpu(x, w), tf.nn.conv2d(x, w, 1, "SAME")
+    weights = pictures((2, 7, 6, 5), seed=2)
+    gradients = [tf.gradients(tf.reduce_sum(y * weights), [x, w]) for y in (ours, plain)]
+    (dx, dw), (dx_plain, dw_plain) = session.run(gradients)
+    np.testing.assert_allclose(dx, dx_plain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(dw, dw_plain, rtol=1e-4, atol=1e-5)

@@ -47,9 +47,7 @@ def names_in(folder):
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["gray", "colour"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["8bit", "16bit"])
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
-def test_every_kind_of_picture_passes_through_exactly(
-    tmp_path, suffix, dtype, channels, with_alpha
-):
+def test_every_kind_of_picture_passes_through_exactly(tmp_path, suffix, dtype, channels, with_alpha):
     pixels = random_samples(dtype, 5, 6, *channels)
     most = np.iinfo(dtype).max
     alpha = np.full((5, 6), most, dtype) if with_alpha else None

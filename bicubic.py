@@ -118,8 +118,9 @@ def downsample_graph(images: tf.Tensor) -> tf.Tensor:
         band = tf.reduce_sum(tf.one_hot(sources, size) * taps[:, None], axis=1)
         return tf.clip_by_value(tf.floor(tf.matmul(band, rows) + 0.5), 0, 255)
 
+    images = tf.cast(images, tf.float32)  # before the transpose: oneDNN has none for uint8
     columns = tf.reshape(tf.transpose(images, [1, 0, 2, 3]), [h, n * w * c])
-    lr = tf.reshape(shrink(tf.cast(columns, tf.float32), h), [h // SCALE, n, w, c])
+    lr = tf.reshape(shrink(columns, h), [h // SCALE, n, w, c])
     lr = shrink(tf.reshape(tf.transpose(lr, [2, 1, 0, 3]), [w, n * (h // SCALE) * c]), w)
     lr = tf.reshape(lr, [w // SCALE, n, h // SCALE, c])
     lr = tf.cast(tf.transpose(lr, [1, 2, 0, 3]), tf.uint8)

@@ -38,7 +38,8 @@ def read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """The arrays (float16 ones as float32) and the meta of a checkpoint."""
     arrays, meta = {}, None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here, because np.load leaves a damaged file open
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             for key in file.files:
                 if key == META_KEY:
                     meta = json.loads(str(file[key]))

@@ -227,7 +227,16 @@ def _checked(key: str, value, default):
     if isinstance(default, (tuple, list)):
         if not isinstance(value, (tuple, list)):
             raise ValueError(f"{key} must be a tuple like {default}, not {value!r}")
-        return tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        value = tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        sizes = [number for item in value for number in (item if isinstance(item, tuple) else (item,))]
+        triples = [isinstance(item, tuple) and len(item) == 3 for item in value]
+        if key.endswith("convs") and not (triples and all(triples)):
+            raise ValueError(f"{key} must be (kernel, stride, filters) triples, not {value}")
+        if key.endswith("residual") and len(value) not in (0, 2):
+            raise ValueError(f"{key} must be two numbers of filters or (), not {value}")
+        if not all(type(number) is int and number > 0 for number in sizes):
+            raise ValueError(f"{key} must hold whole numbers above 0, not {value}")
+        return value
     if isinstance(default, str):
         value = str(value)
     elif isinstance(default, float) and type(value) is int:

@@ -104,9 +104,10 @@ def _filter_gradient(x: tf.Tensor, dy: tf.Tensor, side: int) -> tf.Tensor:
     dy_rows = tf.pad(dy, [[0, 0], [0, 2 * halo], [0, 2 * halo], [0, 0]])
     x_rows = tf.reshape(x_rows, [-1, x.shape[-1]])
     count = tf.shape(x)[0] * (height + 2 * halo) * row - 2 * halo * (row + 1)
-    dy_rows = tf.reshape(dy_rows, [-1, dy.shape[-1]])[:count]
+    dy_rows = tf.slice(tf.reshape(dy_rows, [-1, dy.shape[-1]]), [0, 0], [count, dy.shape[-1]])
+    size = tf.stack([count, x.shape[-1]])
     products = [
-        tf.matmul(x_rows[shift : shift + count], dy_rows, transpose_a=True)
+        tf.matmul(tf.slice(x_rows, [shift, 0], size), dy_rows, transpose_a=True)
         for shift in (i * row + j for i in range(side) for j in range(side))
     ]
     return tf.reshape(tf.stack(products), [side, side, x.shape[-1], dy.shape[-1]])
@@ -157,6 +158,20 @@ class Dense(ScopedLayer, tl.layers.Dense):
 
     def forward(self, inputs):
         return super().forward(tf.cast(inputs, tf.float32))
+
+
+def leaky_relu(x: tf.Tensor, slope: float) -> tf.Tensor:
+    """max(x, slope * x), whose gradient reads its output, so that it can fuse with what comes before.
+
+    TensorFlow's own reads its input, on which the graph optimiser's fusion stumbles.
+    """
+
+    @tf.custom_gradient
+    def activation(x):
+        y = tf.nn.leaky_relu(x, slope)
+        return y, lambda dy: tf.raw_ops.LeakyReluGrad(gradients=dy, features=y, alpha=slope)
+
+    return activation(x)
 
 
 class BatchNorm(ScopedLayer, tl.layers.BatchNorm):

@@ -19,6 +19,7 @@ from layers import (
     Normal,
     PRelu,
     SubpixelConv2d,
+    leaky_relu,
 )
 
 SCALE = 4  # two pixel shuffles by 2
@@ -126,7 +127,7 @@ def SRGAN_d(
     weights = {"normal": Normal(0.02), "fan_in": FanIn()}[init]
 
     def lrelu(x):
-        return tf.nn.leaky_relu(x, LEAK)
+        return leaky_relu(x, LEAK)
 
     with tf.compat.v1.variable_scope("SRGAN_d", reuse=reuse):
         net = Network(tf.cast(input_images, dtype))

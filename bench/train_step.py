@@ -1,0 +1,473 @@
+"""Time of a training step beside a PyTorch twin: same networks, weights, losses, batch and threads.
+
+python bench/train_step.py                    MSE and adversarial step, ours and the twin in turns
+python bench/train_step.py --growth           time and memory against patch size and batch
+python bench/train_step.py --input FOLDER     training from pictures on disk against one fixed batch
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import sys
+import time
+
+import measure
+import numpy as np
+from measure import Contestant
+
+from config import make_config
+from dataset import Dataset
+
+PRETRAIN, ADVERSARIAL = "pretrain", "adversarial"
+PHASES = {PRETRAIN: "MSE step", ADVERSARIAL: "adversarial step"}
+TURN_STEPS = {PRETRAIN: 4, ADVERSARIAL: 2}  # steps of one turn
+CHECKED_STEPS = [ADVERSARIAL] * 2 + [PRETRAIN] * 2
+TOLERANCE = 1e-3  # relative difference of losses in float32
+MATRIX_SIDE = 4096
+INPUT_TURN_STEPS = 60  # at most: a pass over the pictures if it is shorter
+
+GROWTH_PATCHES = (96, 192, 384)
+GROWTH_BATCHES = (4, 8, 16, 32)
+GROWTH_STEPS = 2
+
+
+def settings_of(precision: str, threads: int, patch_size: int = 96, batch_size: int = 16) -> list[str]:
+    """The full networks of the default recipe, VGG19 features at the patches' own size."""
+    return [
+        f"TRAIN.hr_patch_size={patch_size}",
+        f"TRAIN.batch_size={batch_size}",
+        "VGG.input_size=0",
+        f"RUNTIME.precision={precision}",
+        f"RUNTIME.intra_op_threads={threads}",
+        f"RUNTIME.inter_op_threads={threads}",
+    ]
+
+
+def fixed_batch(config) -> np.ndarray:
+    """uint8 [N, p, p, 3]: crops of the embedded photographs."""
+    patches = Dataset("sample", patch_size=config.TRAIN.hr_patch_size, batch_size=1, seed=0)
+    return patches.fixed_patches(config.TRAIN.batch_size)
+
+
+# --- The contestants, each in its own process -----------------------------------------------------
+
+
+class Ours:
+    """The program's training step: one run of its graph, LR made in it."""
+
+    def __init__(self, settings: list[str]):
+        measure.start_tensorflow()
+        import tensorflow as tf
+
+        import runtime
+
+        self.config = make_config(settings=settings)
+        self.dtype = runtime.compute_dtype(self.config.RUNTIME.precision)
+        self.hr = fixed_batch(self.config)
+        with tf.Graph().as_default():
+            tf.compat.v1.set_random_seed(self.config.TRAIN.seed)
+            self.build()
+            options = runtime.session_config(self.config.RUNTIME)
+            self.session = tf.compat.v1.Session(config=options)
+            self.session.run(tf.compat.v1.global_variables_initializer())
+
+    def build(self) -> None:
+        import graph
+
+        self.graph = graph.build_training_graph(self.config, self.dtype)
+        self.fetches = {
+            phase: [[self.graph.losses[phase], self.graph.steps[phase]]] for phase in self.graph.steps
+        }
+
+    def run(self, phase: str, hr: np.ndarray) -> dict[str, float]:
+        losses = {}
+        for fetches in self.fetches[phase]:
+            losses.update(self.session.run(fetches, {self.graph.t_target_image: hr})[0])
+        return losses
+
+    def step(self, phase: str) -> dict[str, float]:
+        """One step on the fixed batch: its losses."""
+        return {name: float(loss) for name, loss in self.run(phase, self.hr).items()}
+
+    def seconds(self, phase: str, steps: int) -> float:
+        """Seconds per step on the fixed batch."""
+        return measure.seconds_per_call(lambda: self.run(phase, self.hr), steps)
+
+    def seconds_with_input(self, folder: str, data_pass: int, cache_mb: float) -> tuple[float, int]:
+        """Seconds per MSE step on batches from disk, from the first request on; and the steps."""
+        train = self.config.TRAIN
+        dataset = Dataset(
+            folder,
+            patch_size=train.hr_patch_size,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            cache_mb=cache_mb,
+        )
+        steps = min(dataset.steps_per_epoch, INPUT_TURN_STEPS)
+        started = time.perf_counter()
+        with contextlib.closing(dataset.batches(data_pass)) as batches:
+            for _ in range(steps):
+                self.run(PRETRAIN, next(batches))
+        return (time.perf_counter() - started) / steps, steps
+
+    def weights(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Every variable of the three networks; and the batch's LR as the graph makes it."""
+        import checkpointing
+
+        variables = [*self.graph.g_params, *self.graph.d_params, *self.graph.vgg_params]
+        lr = self.session.run(self.graph.t_image, {self.graph.t_target_image: self.hr})
+        return checkpointing.fetch(self.session, variables), lr
+
+    def matmul_gflops(self) -> float:
+        import tensorflow as tf
+
+        with tf.Graph().as_default(), tf.compat.v1.Session(config=self.session._config) as session:
+            matrix = tf.Variable(tf.ones([MATRIX_SIDE] * 2, self.dtype))
+            product = tf.matmul(matrix, matrix).op
+            session.run(matrix.initializer)
+            return _matmul_gflops(lambda: session.run(product))
+
+    def describe(self) -> tuple[str, str, bool]:
+        """Device, TensorFlow's version, whether bfloat16 is worth while."""
+        import tensorflow as tf
+
+        import runtime
+
+        return runtime.describe_device(), tf.__version__, runtime.has_bfloat16()
+
+    def peak_mb(self) -> float:
+        return measure.peak_mb()
+
+
+class TwoRuns(Ours):
+    """The adversarial step as two runs of the same networks: D's, then G's, each with its own G pass."""
+
+    def build(self) -> None:
+        import tensorflow as tf
+
+        import bicubic
+        import graph
+        import losses
+        from model import SRGAN_d, SRGAN_g
+
+        config, patch = self.config, self.config.TRAIN.hr_patch_size
+        t_target_image = tf.compat.v1.placeholder(tf.uint8, [None, patch, patch, 3])
+        t_image = bicubic.downsample_graph(t_target_image)
+        t_image.set_shape([None, patch // 4, patch // 4, 3])
+        hr = graph.to_range(t_target_image)
+        generator, discriminator = config.MODEL.generator, config.MODEL.discriminator
+        net_g = SRGAN_g(graph.to_range(t_image), is_train=True, **generator, dtype=self.dtype)
+        net_d, real = SRGAN_d(hr, **discriminator, dtype=self.dtype)
+        _, fake = SRGAN_d(net_g.outputs, reuse=True, **discriminator, dtype=self.dtype)
+        _, hr_features = graph._vgg_features(config, hr, self.dtype, reuse=False)
+        _, sr_features = graph._vgg_features(config, net_g.outputs, self.dtype, reuse=True)
+
+        d_losses = {"d_loss1": losses.real_loss(real), "d_loss2": losses.fake_loss(fake)}
+        g_losses = {
+            "g_gan_loss": config.LOSS.adversarial * losses.adversarial_loss(fake),
+            "mse_loss": losses.mse_loss(net_g.outputs, hr),
+            "vgg_loss": config.LOSS.vgg * losses.vgg_loss(sr_features, hr_features),
+        }
+        g_loss = g_losses["g_gan_loss"] + config.LOSS.mse * g_losses["mse_loss"] + g_losses["vgg_loss"]
+
+        def minimize(loss, scope):
+            adam = tf.compat.v1.train.AdamOptimizer(config.TRAIN.lr_init, beta1=config.TRAIN.beta1)
+            return adam.minimize(loss, var_list=tf.compat.v1.trainable_variables(scope))
+
+        d_run = [minimize(sum(d_losses.values()), "SRGAN_d/"), net_d.moving_average_updates()]
+        g_run = [minimize(g_loss, "SRGAN_g/"), net_g.moving_average_updates()]
+        self.graph = argparse.Namespace(t_target_image=t_target_image)
+        self.fetches = {ADVERSARIAL: [[d_losses, d_run], [g_losses, g_run]]}
+
+
+class Twin:
+    """The same step in PyTorch: channels_last, autocast for bfloat16, fused Adam, one G forward pass."""
+
+    def __init__(self, settings: list[str], arrays: dict[str, np.ndarray], lr: np.ndarray):
+        import torch
+        import twin
+
+        config = make_config(settings=settings)
+        self.loss, self.precision = config.LOSS, config.RUNTIME.precision
+        torch.set_num_threads(config.RUNTIME.intra_op_threads)
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as TensorFlow's default is
+        self.torch = torch
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.g = self._place(twin.Generator(arrays, config.MODEL.generator))
+        self.d = self._place(twin.Discriminator(arrays, config.MODEL.discriminator))
+        self.vgg = self._place(twin.Vgg19(arrays, config.VGG.layer))
+        self.hr, self.lr = torch.from_numpy(fixed_batch(config)), torch.from_numpy(lr)
+
+        def adam(network):
+            rate, betas = config.TRAIN.lr_init, (config.TRAIN.beta1, 0.999)
+            return torch.optim.Adam(network.parameters(), rate, betas, fused=True)
+
+        self.g_optim_init, self.g_optim, self.d_optim = adam(self.g), adam(self.g), adam(self.d)
+        self.steps = {PRETRAIN: self._mse_step, ADVERSARIAL: self._adversarial_step}
+
+    def _place(self, network):
+        return network.to(self.device, memory_format=self.torch.channels_last).train()
+
+    def _to_range(self, images):
+        """uint8 [N, h, w, 3] -> float32 [N, 3, h, w] in [-1, 1], a view: channels_last."""
+        return images.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+    def _autocast(self):
+        enabled = self.precision == "bfloat16"
+        return self.torch.autocast(self.device.type, self.torch.bfloat16, enabled)
+
+    def _mse_step(self) -> dict:
+        hr = self._to_range(self.hr)
+        with self._autocast():
+            sr = self.g(self._to_range(self.lr))
+        mse_loss = self.torch.nn.functional.mse_loss(sr, hr)
+        self._update(self.g_optim_init, mse_loss)
+        return {"mse_loss": mse_loss}
+
+    def _adversarial_step(self) -> dict:
+        F = self.torch.nn.functional
+        hr = self._to_range(self.hr)
+        with self._autocast():
+            sr = self.g(self._to_range(self.lr))
+            real, fake = self.d(hr), self.d(sr.detach())
+        d_loss1 = F.binary_cross_entropy_with_logits(real, self.torch.ones_like(real))
+        d_loss2 = F.binary_cross_entropy_with_logits(fake, self.torch.zeros_like(fake))
+        self._update(self.d_optim, d_loss1 + d_loss2)
+
+        self.d.requires_grad_(False)  # no filter gradients that G's step does not need
+        self.d.keep_averages(True)
+        with self._autocast():
+            updated, sr_features = self.d(sr), self.vgg(sr)
+            with self.torch.no_grad():
+                hr_features = self.vgg(hr)
+        self.d.keep_averages(False)
+        bce = F.binary_cross_entropy_with_logits(updated, self.torch.ones_like(updated))
+        losses = {
+            "g_gan_loss": self.loss.adversarial * bce,
+            "mse_loss": F.mse_loss(sr, hr),
+            "vgg_loss": self.loss.vgg * F.mse_loss(sr_features, hr_features),
+        }
+        self._update(
+            self.g_optim, losses["g_gan_loss"] + self.loss.mse * losses["mse_loss"] + losses["vgg_loss"]
+        )
+        self.d.requires_grad_(True)
+        return {"d_loss1": d_loss1, "d_loss2": d_loss2, **losses}
+
+    def _update(self, optimizer, loss) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in optimizer.param_groups:  # TensorFlow adds epsilon before it corrects v's bias
+            group["updates"] = group.get("updates", 0) + 1
+            group["eps"] = 1e-8 / (1 - group["betas"][1] ** group["updates"]) ** 0.5
+        optimizer.step()
+
+    def step(self, phase: str) -> dict[str, float]:
+        return {name: loss.item() for name, loss in self.steps[phase]().items()}  # waits for a GPU
+
+    def seconds(self, phase: str, steps: int) -> float:
+        return measure.seconds_per_call(lambda: self.step(phase), steps)
+
+    def gflop(self, phase: str) -> float:
+        """Convolutions and matrix products of one step, a multiplication and an addition being 2."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        with FlopCounterMode(display=False) as counter:
+            self.step(phase)
+        return counter.get_total_flops() / 1e9
+
+    def matmul_gflops(self) -> float:
+        dtype = getattr(self.torch, self.precision)
+        matrix = self.torch.ones([MATRIX_SIDE] * 2, dtype=dtype, device=self.device)
+        wait = self.torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
+        return _matmul_gflops(lambda: (matrix @ matrix, wait()))
+
+    def version(self) -> str:
+        return self.torch.__version__
+
+
+def _matmul_gflops(product) -> float:
+    """GFLOP/s of the fastest of a few products of square matrices."""
+    product()
+    return 2e-9 * MATRIX_SIDE**3 / min(measure.seconds_per_call(product, 1) for _ in range(5))
+
+
+# --- Ours beside the twin -------------------------------------------------------------------------
+
+
+def compare(args: argparse.Namespace) -> dict:
+    results = {}
+    with contextlib.ExitStack() as stack:
+        two_runs = stack.enter_context(Contestant(TwoRuns, settings_of("float32", args.threads)))
+        device, version, has_bfloat16 = two_runs("describe")
+        print(f"{device}, {args.threads} threads each, TensorFlow {version}", flush=True)
+        check(args, two_runs)
+        for precision in args.precision or ["float32", "bfloat16"][: 1 + has_bfloat16]:
+            results[precision] = compare_in(precision, args, two_runs)
+    return {"device": device, "tensorflow": version, "batch": "16, 24 -> 96", "precision": results}
+
+
+def start_pair(precision: str, threads: int, stack: contextlib.ExitStack) -> tuple[Contestant, Contestant]:
+    """Ours, and the twin with our weights."""
+    settings = settings_of(precision, threads)
+    ours = stack.enter_context(Contestant(Ours, settings))
+    return ours, stack.enter_context(Contestant(Twin, settings, *ours("weights")))
+
+
+def check(args: argparse.Namespace, two_runs: Contestant) -> None:
+    """Stops unless the same weights give the same losses in float32, updates included."""
+    worst = 0.0
+    with contextlib.ExitStack() as stack:
+        ours, twin = start_pair("float32", args.threads, stack)
+        print(f"PyTorch {twin('version')}", flush=True)
+        for number, phase in enumerate(CHECKED_STEPS):
+            ours_losses = ours("step", phase)
+            others = {"twin": twin("step", phase)}
+            if phase == ADVERSARIAL:
+                others["two runs"] = two_runs("step", phase)
+            for name, losses in others.items():
+                for loss, value in losses.items():
+                    difference = abs(value / ours_losses[loss] - 1)
+                    worst = max(worst, difference)
+                    if not difference <= TOLERANCE:
+                        sys.exit(
+                            f"error: {loss} of {PHASES[phase]} {number} is {ours_losses[loss]:.6g} here and "
+                            f"{value:.6g} in {name}: these are not the same networks"
+                        )
+    print(f"same weights, same losses: they differ by at most {worst:.1e} over {len(CHECKED_STEPS)} steps")
+
+
+def compare_in(precision: str, args: argparse.Namespace, two_runs: Contestant) -> dict:
+    """Prints and returns one precision's times, in seconds per step."""
+    results = {}
+    with contextlib.ExitStack() as stack:
+        ours, twin = start_pair(precision, args.threads, stack)
+        peaks = {"TensorFlow": ours("matmul_gflops"), "PyTorch": twin("matmul_gflops")}
+        peak = max(peaks.values())
+        print(
+            f"\n{precision}: product of {MATRIX_SIDE} x {MATRIX_SIDE} matrices "
+            + ", ".join(f"{name} {gflops:,.0f} GFLOP/s" for name, gflops in peaks.items())
+        )
+        for phase, title in PHASES.items():
+            gflop, steps = twin("gflop", phase), args.steps or TURN_STEPS[phase]
+            contestants = {"ours": ours, "PyTorch": twin}
+            if phase == ADVERSARIAL:
+                contestants["two float32 runs"] = two_runs
+            turns = {
+                name: lambda one=one, phase=phase, steps=steps: one("seconds", phase, steps)
+                for name, one in contestants.items()
+            }
+            measure.take_turns(turns, rounds=1)  # warms up
+            times = measure.take_turns(turns, args.rounds)
+            print(f"{precision} {title}, {gflop:,.0f} GFLOP, {args.rounds} rounds of {steps} steps")
+            ratios = {}
+            for name, seconds in times.items():
+                median = statistics.median(seconds)
+                line = f"  {name:16} {median:7.3f} s  {gflop / median:8,.0f} GFLOP/s"
+                if name != "two float32 runs":  # it does more, and at another peak
+                    line += f"  {gflop / median / peak:5.0%} of the product's"
+                if name != "ours":
+                    ratios[name] = measure.ratio(times["ours"], seconds)
+                    line += f"  ours / {name} {measure.describe_ratio(ratios[name])}"
+                print(line, flush=True)
+            results[phase] = {"gflop": gflop, "seconds": times, "ratio": ratios}
+        results["matmul_gflops"] = peaks
+    return results
+
+
+# --- Growth and input -----------------------------------------------------------------------------
+
+
+def growth(args: argparse.Namespace) -> list[dict]:
+    """Time per step and peak memory of our step as patches and batches grow, each in a new process."""
+    precision, rows = (args.precision or ["auto"])[0], []
+    print(f"{precision}, {args.threads} threads; ns per HR pixel is constant where cost is linear")
+    for phase, title in PHASES.items():
+        known = None  # of the last size that ran
+        for patch_size in GROWTH_PATCHES:
+            for batch_size in GROWTH_BATCHES:
+                pixels = batch_size * patch_size**2
+                label = f"{title:16} {patch_size:4} px, batch {batch_size:3}"
+                if known:
+                    expected = (
+                        known["start_mb"] + (known["peak_mb"] - known["start_mb"]) * pixels / known["pixels"]
+                    )
+                    if expected > args.memory_gb * 1024:
+                        print(f"{label}: skipped, it would take about {expected / 1024:.0f} GB", flush=True)
+                        continue
+                with Contestant(Ours, settings_of(precision, args.threads, patch_size, batch_size)) as ours:
+                    start_mb = ours("peak_mb")
+                    ours("seconds", phase, 1)
+                    seconds = ours("seconds", phase, GROWTH_STEPS)
+                    known = {
+                        "phase": phase,
+                        "patch_size": patch_size,
+                        "batch_size": batch_size,
+                        "pixels": pixels,
+                        "seconds": seconds,
+                        "start_mb": start_mb,
+                        "peak_mb": ours("peak_mb"),
+                    }
+                rows.append(known)
+                print(
+                    f"{label}: {seconds:8.3f} s  {1e9 * seconds / pixels:7,.0f} ns per HR pixel"
+                    f"  {known['peak_mb']:6,.0f} MB",
+                    flush=True,
+                )
+    return rows
+
+
+def compare_input(args: argparse.Namespace) -> dict:
+    """MSE steps on batches from disk and on one fixed batch, in turns, in one process.
+
+    A turn on batches from disk begins with nothing prepared and ends its threads, so that no work for
+    it is done in the other's turn.
+    """
+    precision = (args.precision or ["auto"])[0]
+    times = {"pictures on disk": [], "one fixed batch": []}
+    with Contestant(Ours, settings_of(precision, args.threads)) as ours:
+        ours("seconds", PRETRAIN, TURN_STEPS[PRETRAIN])  # warms up
+        for data_pass in range(args.rounds):
+            seconds, steps = ours("seconds_with_input", args.input, data_pass, args.cache_mb)
+            times["pictures on disk"].append(seconds)
+            times["one fixed batch"].append(ours("seconds", PRETRAIN, steps))
+    print(f"{precision} MSE step, {args.rounds} rounds of {steps} steps, {args.cache_mb:g} MB of cache")
+    for name, seconds in times.items():
+        print(f"  {name:16} {statistics.median(seconds):7.3f} s")
+    ratio = measure.ratio(*times.values())
+    print(f"  disk / fixed     {measure.describe_ratio(ratio)}")
+    return {"steps": steps, "seconds": times, "ratio": ratio}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), help="default: all")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=0, help="per turn; default: 4 MSE, 2 adversarial")
+    parser.add_argument("--threads", type=int, default=measure.cores(), help="default: the cores")
+    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--memory-gb", type=float, default=12.0, help="--growth: the most a step may take")
+    parser.add_argument("--input", metavar="FOLDER")
+    parser.add_argument(
+        "--cache-mb", type=float, default=0.0, help="--input: 0 as for a folder too large to cache"
+    )
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    measure.use_threads(args.threads)
+    results = {"machine": measure.describe_machine(), "threads": args.threads}
+    print(results["machine"])
+    if args.growth:
+        results["growth"] = growth(args)
+    elif args.input:
+        results["input"] = compare_input(args)
+    else:
+        results["steps"] = compare(args)
+    measure.write_json(args.json, results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""The training graph, the schedule, and runs in a temporary folder."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY
+
+import checkpointing
+import losses
+import train
+from config import make_config
+from graph import ADVERSARIAL, PRETRAIN, build_training_graph, to_range
+from model import SRGAN_d, SRGAN_g
+from utils import UserError, read_image
+
+
+def tiny(*settings):
+    return make_config("tensorlayer", None, [*TINY, *settings])
+
+
+def batch(seed=0, patch=16):
+    return np.random.default_rng(seed).integers(0, 256, (2, patch, patch, 3), dtype=np.uint8)
+
+
+def run_training(folder, cfg, *, restart=False):
+    train.train(cfg, folder / "checkpoint", folder / "samples", recipe="test", restart=restart)
+
+
+def arrays_of(folder):
+    files = sorted((folder / "checkpoint").glob("*.npz"))
+    return {
+        f"{file.name}:{name}": value
+        for file in files
+        for name, value in checkpointing.read_npz(file)[0].items()
+    }
+
+
+def assert_same_bits(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+# --- One step
+
+
+def test_one_run_step_equals_the_two_runs_of_the_note():
+    cfg = tiny()
+    steps = 4
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.set_random_seed(0)
+        ours = build_training_graph(cfg, tf.float32)
+        session.run(tf.compat.v1.global_variables_initializer())
+        start = checkpointing.fetch(session, ours.g_params + ours.d_params + ours.vgg_params)
+        expected_losses = [
+            session.run(
+                [ours.steps[ADVERSARIAL], ours.losses[ADVERSARIAL]], {ours.t_target_image: batch(step)}
+            )[1]
+            for step in range(steps)
+        ]
+        expected = checkpointing.fetch(session, ours.g_params + ours.d_params)
+
+    # The note's way: its graph, then sess.run(d_optim) and sess.run(g_optim) on the same batch
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        parts = build_training_graph(cfg, tf.float32)  # for LR, VGG19 features and their losses
+        t_target = to_range(parts.t_target_image)
+        with tf.compat.v1.variable_scope("", reuse=True):
+            net_g = SRGAN_g(to_range(parts.t_image), True, True, **cfg.MODEL.generator)
+            net_d, logits_real = SRGAN_d(t_target, reuse=True, **cfg.MODEL.discriminator)
+            net_d_fake, logits_fake = SRGAN_d(net_g.outputs, reuse=True, **cfg.MODEL.discriminator)
+        d_loss = losses.real_loss(logits_real) + losses.fake_loss(logits_fake)
+        mse_loss, vgg_loss = (parts.losses[ADVERSARIAL][name] for name in ("mse_loss", "vgg_loss"))
+        g_loss = mse_loss + vgg_loss + 1e-3 * losses.adversarial_loss(logits_fake)
+        g_vars = [p for p in net_g.all_params if "moving" not in p.op.name]
+        d_vars = [p for p in net_d.all_params if "moving" not in p.op.name]
+        adam = {"learning_rate": parts.lr_v, "beta1": cfg.TRAIN.beta1}
+        d_optim = tf.compat.v1.train.AdamOptimizer(**adam, name="note_d").minimize(d_loss, var_list=d_vars)
+        g_optim = tf.compat.v1.train.AdamOptimizer(**adam, name="note_g").minimize(g_loss, var_list=g_vars)
+        g_updates, real, fake = (net.moving_average_updates() for net in (net_g, net_d, net_d_fake))
+        session.run(tf.compat.v1.global_variables_initializer())
+        variables = parts.g_params + parts.d_params + parts.vgg_params
+        checkpointing.assign(session, variables, start, "start")
+        for step in range(steps):
+            feed = {parts.t_target_image: batch(step)}
+            session.run(real, feed)
+            session.run(fake, feed)
+            d_value, _ = session.run([d_loss, d_optim], feed)
+            mse_value, g_value, _, _ = session.run([mse_loss, g_loss, g_optim, g_updates], feed)
+            assert d_value == pytest.approx(expected_losses[step]["d_loss"], rel=1e-4)
+            assert mse_value == pytest.approx(expected_losses[step]["mse_loss"], rel=1e-4)
+            assert g_value == pytest.approx(expected_losses[step]["g_loss"], rel=1e-4)
+        result = checkpointing.fetch(session, parts.g_params + parts.d_params)
+    for name, value in expected.items():
+        assert not np.array_equal(value, start[name]), f"{name} never moved"
+        np.testing.assert_allclose(result[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+def test_discriminators_update_leaves_the_generator_and_pretraining_leaves_the_discriminator(session):
+    graph = build_training_graph(tiny(), tf.float32)
+    session.run(tf.compat.v1.global_variables_initializer())
+    d_before = checkpointing.fetch(session, graph.d_params)
+    vgg_before = checkpointing.fetch(session, graph.vgg_params)
+    session.run(graph.steps[PRETRAIN], {graph.t_target_image: batch()})
+    assert_same_bits(d_before, checkpointing.fetch(session, graph.d_params))
+    d_only = session.graph.get_operation_by_name("d_optim")
+    g_before = checkpointing.fetch(session, graph.g_params)
+    session.run(d_only, {graph.t_target_image: batch()})
+    assert_same_bits(g_before, checkpointing.fetch(session, graph.g_params))
+    d_after = checkpointing.fetch(session, graph.d_params)
+    assert any(not np.array_equal(d_before[name], d_after[name]) for name in d_before)
+    session.run(graph.steps[ADVERSARIAL], {graph.t_target_image: batch()})
+    assert_same_bits(vgg_before, checkpointing.fetch(session, graph.vgg_params))
+
+
+def test_losses_are_the_notes_formulas(session):
+    graph = build_training_graph(tiny("LOSS.adversarial=0.5", "LOSS.vgg=0.25"), tf.float32)
+    session.run(tf.compat.v1.global_variables_initializer())
+    values = session.run(graph.losses[ADVERSARIAL], {graph.t_target_image: batch()})
+    assert values["d_loss"] == pytest.approx(values["d_loss1"] + values["d_loss2"], rel=1e-6)
+    total = values["mse_loss"] + values["vgg_loss"] + values["g_gan_loss"]
+    assert values["g_loss"] == pytest.approx(total, rel=1e-6)
+
+
+def test_cross_entropies_and_squared_error_by_hand(session):
+    logits = tf.constant([[0.0], [np.log(3.0)]])  # sigmoid 1/2 and 3/4
+    real, fake, adversarial = session.run(
+        [losses.real_loss(logits), losses.fake_loss(logits), losses.adversarial_loss(logits)]
+    )
+    assert real == pytest.approx(-(np.log(1 / 2) + np.log(3 / 4)) / 2, rel=1e-6)
+    assert adversarial == real
+    assert fake == pytest.approx(-(np.log(1 / 2) + np.log(1 / 4)) / 2, rel=1e-6)
+    a, b = tf.zeros([2, 3, 3, 3]), tf.fill([2, 3, 3, 3], 0.5)
+    assert session.run([losses.mse_loss(a, b), losses.vgg_loss(a, b)]) == [0.25, 0.25]
+
+
+def test_moving_average_of_the_weights_is_between_start_and_end(session):
+    graph = build_training_graph(tiny("TRAIN.ema_decay=0.5"), tf.float32)
+    session.run(tf.compat.v1.global_variables_initializer())
+    name = "SRGAN_g/out/filters"
+    weight = next(p for p in graph.g_params if p.op.name == name)
+    average = start = session.run(weight)
+    for step in range(3):
+        session.run(graph.steps[PRETRAIN], {graph.t_target_image: batch(step)})
+        decay = min(0.5, (1 + step) / (10 + step))  # ramped up by the number of steps
+        average = decay * average + (1 - decay) * session.run(weight)
+    assert not np.allclose(average, start)
+    np.testing.assert_allclose(session.run(graph.g_average[name]), average, rtol=1e-5)
+
+
+# --- Schedule
+
+
+def schedule(steps_per_epoch=10, **settings):
+    return train.Schedule(
+        make_config(settings=[f"TRAIN.{k}={v}" for k, v in settings.items()]).TRAIN, steps_per_epoch
+    )
+
+
+def test_learning_rate_of_the_note_drops_to_a_tenth_half_way_through_each_phase():
+    plan = schedule(n_epoch_init=4, n_epoch=6)
+    assert [plan.learning_rate(step) for step in (0, 19, 20, 39)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
+    assert [plan.learning_rate(step) for step in (40, 69, 70, 99)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
+
+
+def test_learning_rate_decays_every_so_many_epochs():
+    plan = schedule(n_epoch_init=4, decay_every_init=1, lr_decay_init=0.5)
+    rates = [plan.learning_rate(10 * epoch) for epoch in range(4)]
+    assert rates == pytest.approx([1e-4, 5e-5, 2.5e-5, 1.25e-5])
+
+
+def test_cosine_schedule_warms_up_and_ends_near_zero():
+    plan = schedule(n_epoch_init=10, lr_schedule="cosine", warmup_steps=4)
+    assert plan.learning_rate(0) == pytest.approx(1e-4 / 4)
+    assert plan.learning_rate(50) == pytest.approx(1e-4 / 2)
+    assert plan.learning_rate(99) < 1e-7
+
+
+def test_positions_number_phases_epochs_and_steps():
+    plan = schedule(n_epoch_init=2, n_epoch=1)
+    assert plan.total_steps == 30
+    assert plan.position(0) == (PRETRAIN, 0, 0)
+    assert plan.position(19) == (PRETRAIN, 1, 9)
+    assert plan.position(20) == (ADVERSARIAL, 0, 0)
+
+
+# --- Runs
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Folder of an uninterrupted TINY run: steps 1-6 pretrain, 7-12 are adversarial."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_training(folder, tiny("TRAIN.ema_decay=0.9"))
+    return folder
+
+
+def log_lines(folder):
+    text = (folder / "checkpoint/train_log.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_run_leaves_weights_samples_log_and_settings(whole_run):
+    checkpoint = whole_run / "checkpoint"
+    lines = log_lines(whole_run)
+    assert [(line["phase"], line["epoch"], line["step"]) for line in lines] == [
+        ("pretrain", 1, 3),
+        ("pretrain", 2, 6),
+        ("adversarial", 1, 9),
+        ("adversarial", 2, 12),
+    ]
+    assert all(line["mse_loss"] > 0 and line["psnr_db"] > 0 for line in lines)
+    cfg = tiny("TRAIN.ema_decay=0.9")
+    for name, phase in (("g_srgan_init", "pretrain"), ("g_srgan", "adversarial")):
+        arrays, meta = checkpointing.read_npz(checkpoint / f"{name}.npz")
+        assert all(key.startswith("SRGAN_g/") for key in arrays)
+        assert (meta["network"], meta["recipe"]) == ("SRGAN_g", "test")
+        assert (meta["phase"], meta["epoch"], meta["vgg_features"]) == (phase, 2, "random")
+        assert meta["arguments"] == cfg.MODEL.generator
+    assert make_config(file=str(checkpoint / "config.json")) == cfg
+    sheet = read_image(whole_run / "samples/srgan_gan/train_2.png")
+    assert sheet.shape[0] >= 4 * 16
+    assert sheet.shape[1] >= 4 * 16
+    assert any((checkpoint / "tensorboard").iterdir())
+
+
+def test_weights_for_users_are_the_moving_average_where_there_is_one(whole_run):
+    state, _ = checkpointing.read_npz(whole_run / "checkpoint/srgan_state.npz")
+    weights, _ = checkpointing.read_npz(whole_run / "checkpoint/g_srgan.npz")
+    name = "SRGAN_g/out/filters"
+    np.testing.assert_array_equal(weights[name], state[f"{name}/ExponentialMovingAverage"])
+    assert not np.array_equal(weights[name], state[name])
+
+
+def test_state_holds_the_step_and_every_slot_of_the_optimisers(whole_run):
+    arrays, meta = checkpointing.read_npz(whole_run / "checkpoint/srgan_state.npz")
+    assert meta["step"] == arrays["global_step"] == 12
+    # Adam keeps two slots per trained variable, and each of the three optimisers two powers of beta
+    trained = {name for name in arrays if name.startswith("SRGAN_g/") and name.endswith("/out/biases")}
+    slots = [name for name in arrays if name.startswith("SRGAN_g/out/biases/")]
+    assert trained == {"SRGAN_g/out/biases"}
+    assert len(slots) == 2 + 2 + 1  # g_optim_init, g_optim, moving average
+    assert len([name for name in arrays if "beta1_power" in name]) == 3
+    assert not any(name.startswith("VGG19/") for name in arrays)
+
+
+@pytest.mark.parametrize("stop_after", [2, 6, 8])
+def test_stopped_and_continued_run_ends_with_the_same_bits(whole_run, tmp_path, monkeypatch, stop_after):
+    """Stops within pretraining, at the border of the phases, and within adversarial training."""
+    real_epoch = train.Run._epoch
+
+    def epoch_with_stop(run, batches, stop):
+        def counted():
+            for images in batches:
+                if run.step + 1 == stop_after:
+                    stop.signal = 15
+                yield images
+
+        real_epoch(run, counted(), stop)
+
+    monkeypatch.setattr(train.Run, "_epoch", epoch_with_stop)
+    with pytest.raises(SystemExit) as stopped:
+        run_training(tmp_path, tiny("TRAIN.ema_decay=0.9"))
+    assert stopped.value.code == 143
+    monkeypatch.undo()
+    state, meta = checkpointing.read_npz(tmp_path / "checkpoint/srgan_state.npz")
+    assert meta["step"] == state["global_step"] == stop_after
+    run_training(tmp_path, tiny("TRAIN.ema_decay=0.9"))
+
+    assert_same_bits(arrays_of(whole_run), arrays_of(tmp_path))
+    logs = log_lines(whole_run), log_lines(tmp_path)
+    for line in logs[0] + logs[1]:
+        del line["seconds"]
+    assert logs[0] == logs[1]
+
+
+def test_other_settings_are_refused_until_restart(tmp_path):
+    run_training(tmp_path, tiny("TRAIN.n_epoch=0"))
+    before = arrays_of(tmp_path)
+    with pytest.raises(UserError, match=r"TRAIN.batch_size was 2, is 1.*--restart"):
+        run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.batch_size=1"))
+    assert_same_bits(before, arrays_of(tmp_path))
+    run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.batch_size=1"), restart=True)
+    key = "g_srgan_init.npz:SRGAN_g/out/filters"
+    assert not np.array_equal(before[key], arrays_of(tmp_path)[key])
+
+
+def test_settings_that_do_not_touch_the_numbers_may_change(tmp_path):
+    run_training(tmp_path, tiny("TRAIN.n_epoch=0"))
+    before = arrays_of(tmp_path)
+    run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.save_every=3", "RUNTIME.intra_op_threads=1"))
+    assert_same_bits(before, arrays_of(tmp_path))
+
+
+def test_training_can_start_from_weights(tmp_path):
+    run_training(tmp_path / "first", tiny("TRAIN.n_epoch=0"))
+    path = tmp_path / "first/checkpoint/g_srgan_init.npz"
+    frozen = ("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0", "TRAIN.lr_init=0.0")
+    run_training(tmp_path / "second", tiny(*frozen, f"TRAIN.init_weights={path}"))
+    first, second = arrays_of(tmp_path / "first"), arrays_of(tmp_path / "second")
+    key = "g_srgan_init.npz:SRGAN_g/out/filters"
+    np.testing.assert_array_equal(first[key], second[key])
+
+
+def test_saver_checkpoints_continue_a_run_too(whole_run, tmp_path):
+    settings = ("TRAIN.ema_decay=0.9", "RUNTIME.saver=True")
+    run_training(tmp_path, tiny(*settings, "TRAIN.n_epoch=0"))
+    for file in (tmp_path / "checkpoint").glob("*.npz"):
+        file.unlink()
+    run_training(tmp_path, tiny(*settings, "RUNTIME.trace_steps=2"))
+    whole, continued = arrays_of(whole_run), arrays_of(tmp_path)
+    assert_same_bits({name: whole[name] for name in continued}, continued)
+    timelines = sorted((tmp_path / "checkpoint").glob("timeline_*.json"))
+    assert len(timelines) == 2
+    events = json.loads(timelines[0].read_text())["traceEvents"]
+    assert any("Conv2D" in event.get("name", "") for event in events)

@@ -1,0 +1,476 @@
+"""VGG19: its features against Keras's, its weight files, and where they are looked for."""
+
+import gc
+import inspect
+import io
+import pickle
+import re
+import socket
+import urllib.error
+import warnings
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import losses
+import vgg19
+from dataset import validation_photo
+from utils import UserError
+from vgg19 import Vgg19_simple_api, conv_names, find_weights, layer_names, read_weights
+
+RELATIVE_ERROR = 1e-4  # largest difference over largest value
+SMALL = ("conv1_1", "conv1_2", "conv2_1")  # enough layers to test a file format
+
+
+def keras_name(name):
+    return f"block{name[4]}_{name[:4]}{name[6:]}"  # conv3_4 -> block3_conv4, pool4 -> block4_pool
+
+
+def random_weights(names, seed=0):
+    """{conv: (filters, biases)}; filters ~ N(0, 2 / fan_in), so features keep their size (He et al. 2015)."""
+    rng = np.random.default_rng(seed)
+    channels, weights = 3, {}
+    for name in conv_names("conv5_4"):
+        filters = (64, 128, 256, 512, 512)[int(name[4]) - 1]
+        if name in names:
+            spread = np.sqrt(2 / (9 * channels)).astype(np.float32)
+            weights[name] = (
+                rng.standard_normal((3, 3, channels, filters), np.float32) * spread,
+                rng.standard_normal(filters, np.float32),
+            )
+        channels = filters
+    return weights
+
+
+def write_npz(path, weights):
+    arrays = {}
+    for name, (filters, biases) in weights.items():
+        arrays[f"{keras_name(name)}/kernel"], arrays[f"{keras_name(name)}/bias"] = filters, biases
+    np.savez(path, **arrays)
+
+
+def write_h5(path, weights, kernel, bias):
+    """One group per layer, as the published files have; `kernel` and `bias` with {} for its name."""
+    with h5py.File(path, "w") as file:
+        for name, (filters, biases) in weights.items():
+            group = file.create_group(keras_name(name))
+            group[kernel.format(keras_name(name))] = filters
+            group[bias.format(keras_name(name))] = biases
+
+
+def write_keras_model(path, weights):
+    layers = [tf.keras.Input([None, None, 3])]
+    layers += [tf.keras.layers.Conv2D(b.size, 3, name=keras_name(name)) for name, (_, b) in weights.items()]
+    model = tf.keras.Sequential(layers)
+    for layer, arrays in zip(model.layers, weights.values()):
+        layer.set_weights(arrays)
+    with warnings.catch_warnings():  # h5py copies Keras's variables as NumPy 1 did
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model.save(path)
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2 wrote its strings."""
+
+    def save_as_string(self, data):
+        self.write(pickle.BINSTRING + len(data).to_bytes(4, "little") + data)
+
+    dispatch = {**pickle._Pickler.dispatch, bytes: save_as_string}  # noqa: RUF012
+
+
+def write_python2_npy(path, weights):
+    """vgg19.npy as it has been passed around since 2014: a 0-d array of one dict, pickled by Python 2."""
+    pickled = io.BytesIO()
+    array = np.array({name.encode(): [*arrays] for name, arrays in weights.items()}, dtype=object)
+    Python2Pickler(pickled, protocol=2).dump(array)
+    with open(path, "wb") as file:
+        header = {"descr": "|O", "fortran_order": False, "shape": ()}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(pickled.getvalue().replace(b"numpy._core", b"numpy.core"))  # its name before NumPy 2
+
+
+def write_npy(path, weights):
+    np.save(path, {name: [*arrays] for name, arrays in weights.items()}, allow_pickle=True)
+
+
+WRITERS = {
+    "npz": ("vgg19.npz", write_npz),
+    "h5 with kernel:0": ("a.h5", lambda *a: write_h5(*a, "{0}/kernel:0", "{0}/bias:0")),
+    "h5 of the first Keras": ("b.h5", lambda *a: write_h5(*a, "{}_W_1:0", "{}_b_1:0")),
+    "h5 of today's Keras": ("c.h5", write_keras_model),
+    "npy": ("vgg19.npy", write_npy),
+    "npy of Python 2": ("old.npy", write_python2_npy),
+}
+
+
+@pytest.fixture(scope="module")
+def keras_vgg19():
+    return tf.keras.applications.VGG19(include_top=False, weights=None)
+
+
+def keras_features(model, weights, picture, layers):
+    """Features by Keras's layers and Keras's own preprocessing of uint8 [h, w, 3] RGB."""
+    for name, arrays in weights.items():
+        model.get_layer(keras_name(name)).set_weights(arrays)
+    outputs = [model.get_layer(keras_name(layer)).output for layer in layers]
+    inputs = tf.keras.applications.vgg19.preprocess_input(picture[None].astype(np.float32))
+    features = tf.keras.Model(model.input, outputs)(inputs)
+    return [np.array(tensor) for tensor in tf.nest.flatten(features)]
+
+
+def our_features(weights, picture, layers):
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        rgb = tf.constant(picture[None] / np.float32(255))
+        features = [Vgg19_simple_api(rgb, reuse=i > 0, layer=layer)[1] for i, layer in enumerate(layers)]
+        for variable in tf.compat.v1.global_variables():
+            _, conv, kind = variable.op.name.split("/")
+            value = weights[conv][kind == "biases"]
+            session.run(variable.initializer, {variable.initializer.inputs[1]: value})
+        return session.run(features)
+
+
+def assert_agree(ours, keras):
+    assert ours.shape == keras.shape
+    assert keras.std() > 0
+    assert np.abs(ours - keras).max() <= RELATIVE_ERROR * np.abs(keras).max()
+
+
+# --- The network ----------------------------------------------------------------------------------
+
+
+def test_features_are_those_of_keras_at_pool4_and_conv5_4(keras_vgg19):
+    picture = np.random.default_rng(1).integers(0, 256, (64, 48, 3), np.uint8)
+    weights = random_weights(conv_names("conv5_4"))
+    layers = ("conv5_4", "pool4")
+    ours = our_features(weights, picture, layers)
+    keras = keras_features(keras_vgg19, weights, picture, layers)
+    assert [features.shape for features in ours] == [(1, 4, 3, 512)] * 2  # 64 / 16 and 48 / 16
+    for a, b in zip(ours, keras):
+        assert 0.1 < b.max() < 1e4  # neither died nor exploded
+        assert_agree(a, b)
+
+
+def test_features_of_a_photo_by_real_weights_are_those_of_keras(shared, keras_vgg19):
+    picture = validation_photo()[40:136, 180:276]
+    path = shared / "weights" / "vgg19_keras_conv1_1-conv3_4_fp32.npz"
+    flat = read_weights(path, "conv3_4")
+    weights = {name: (flat[f"{name}/filters"], flat[f"{name}/biases"]) for name in conv_names("conv3_4")}
+    ours = our_features(weights, picture, ["conv3_4"])
+    keras = keras_features(keras_vgg19, weights, picture, ["conv3_4"])
+    assert ours[0].shape == (1, 24, 24, 256)
+    assert_agree(ours[0], keras[0])
+
+
+def test_layers_are_those_of_keras(keras_vgg19):
+    ours = [keras_name(name) for name in layer_names()]
+    assert ours == [layer.name for layer in keras_vgg19.layers[1:]]
+
+
+@pytest.mark.parametrize(("layer", "sides"), [("conv1_1", (20, 12)), ("pool1", (10, 6)), ("pool2", (5, 3))])
+def test_network_ends_at_the_layer_asked_for(graph, layer, sides):
+    network, conv = Vgg19_simple_api(tf.zeros([2, 20, 12, 3]), layer=layer)
+    assert conv.shape[1:3] == sides
+    assert network.outputs is conv
+    assert {param.op.name.split("/")[1] for param in network.all_params} == set(conv_names(layer))
+
+
+def test_pool4_is_the_default_as_in_the_note(graph):
+    network, conv = Vgg19_simple_api(tf.zeros([1, 224, 224, 3]))
+    assert conv.shape == (1, 14, 14, 512)  # 224 / 2^4
+    assert network.all_layers[-1].name == "pool4"
+    # 3x3 filters and biases: conv1_x, conv2_x, conv3_x, conv4_x
+    expected = (
+        (9 * 3 * 64 + 64)
+        + (9 * 64 * 64 + 64)
+        + (9 * 64 * 128 + 128)
+        + (9 * 128 * 128 + 128)
+        + (9 * 128 * 256 + 256)
+        + 3 * (9 * 256 * 256 + 256)
+        + (9 * 256 * 512 + 512)
+        + 3 * (9 * 512 * 512 + 512)
+    )
+    assert network.count_params() == expected == 10_585_152
+
+
+def test_reuse_adds_no_variables_and_none_is_trainable(graph):
+    first, _ = Vgg19_simple_api(tf.zeros([1, 16, 16, 3]), layer="conv2_1")
+    before = [variable.op.name for variable in tf.compat.v1.global_variables()]
+    assert before == [f"VGG19/{name}/{kind}" for name in SMALL for kind in ("filters", "biases")]
+    again, _ = Vgg19_simple_api(tf.zeros([1, 8, 8, 3]), reuse=True, layer="conv2_1")
+    assert [variable.op.name for variable in tf.compat.v1.global_variables()] == before
+    assert all(a is b for a, b in zip(first.all_params, again.all_params))
+    assert not tf.compat.v1.trainable_variables()
+
+
+def test_fully_connected_layers_exist_only_when_asked_for(graph):
+    pictures = tf.zeros([1, 224, 224, 3])
+    short, conv = Vgg19_simple_api(pictures, layer="conv5_4")
+    assert conv.shape == (1, 14, 14, 512)
+    assert not any("/fc" in variable.op.name for variable in tf.compat.v1.global_variables())
+    whole, conv = Vgg19_simple_api(pictures, tf.compat.v1.AUTO_REUSE, layer="conv5_4", fully_connected=True)
+    assert conv.shape == (1, 14, 14, 512)
+    assert whole.outputs.shape == (1, 1000)
+    # 7 * 7 * 512 -> 4096 -> 4096 -> 1000
+    fully_connected = (25088 * 4096 + 4096) + (4096 * 4096 + 4096) + (4096 * 1000 + 1000)
+    assert whole.count_params() - short.count_params() == fully_connected == 123_642_856
+    assert not tf.compat.v1.trainable_variables()
+
+
+def test_vgg_loss_has_a_gradient_by_its_picture(session):
+    pictures = np.random.default_rng(2).uniform(size=(2, 2, 16, 16, 3)).astype(np.float32)
+    sr, hr = tf.constant(pictures[0]), tf.constant(pictures[1])
+    _, hr_features = Vgg19_simple_api(hr, layer="conv2_2")
+    _, sr_features = Vgg19_simple_api(sr, reuse=True, layer="conv2_2")
+    loss = losses.vgg_loss(sr_features, hr_features)
+    session.run(tf.compat.v1.global_variables_initializer())
+    gradient = session.run(tf.gradients(loss, sr)[0])
+    assert np.isfinite(gradient).all()
+    assert (np.abs(gradient).max(axis=(1, 2, 3)) > 0).all()  # for each picture
+    assert np.count_nonzero(gradient) > gradient.size / 2
+
+
+# --- Weight files ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_each_format_gives_the_arrays_that_were_written(tmp_path, kind):
+    name, write = WRITERS[kind]
+    weights = random_weights(SMALL)
+    write(tmp_path / name, weights)
+    arrays = read_weights(tmp_path / name, "conv2_1")
+    assert list(arrays) == [f"{conv}/{kind}" for conv in SMALL for kind in ("filters", "biases")]
+    for conv, (filters, biases) in weights.items():
+        np.testing.assert_array_equal(arrays[f"{conv}/filters"], filters)
+        np.testing.assert_array_equal(arrays[f"{conv}/biases"], biases)
+        assert arrays[f"{conv}/filters"].dtype == arrays[f"{conv}/biases"].dtype == np.float32
+
+
+def test_half_precision_weights_become_float32(tmp_path):
+    weights = {name: [array.astype(np.float16) for array in w] for name, w in random_weights(SMALL).items()}
+    write_npz(tmp_path / "half.npz", weights)
+    for name, array in read_weights(tmp_path / "half.npz", "conv2_1").items():
+        conv, kind = name.split("/")
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, weights[conv][kind == "biases"])
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_partial_file_is_enough_for_an_earlier_layer_only(tmp_path, kind):
+    name, write = WRITERS[kind]
+    write(tmp_path / name, random_weights(SMALL))
+    assert len(read_weights(tmp_path / name, "pool1")) == 2 * 2  # conv1_1 and conv1_2
+    message = refusal(tmp_path / name, "conv3_1")
+    assert "lacks conv2_2, conv3_1, which" in message
+    assert "VGG.layer = 'conv3_1'" in message
+
+
+def refusal(path, layer="conv1_1"):
+    """The sentence with which a file is refused."""
+    with pytest.raises(UserError) as error:
+        read_weights(path, layer)
+    message = str(error.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
+
+
+class RunsCode:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path):
+    mark = tmp_path / "ran"
+    weights = {**random_weights(SMALL), "extra": RunsCode(mark)}
+    np.save(tmp_path / "vgg19.npy", weights, allow_pickle=True)
+    assert "not an array" in refusal(tmp_path / "vgg19.npy")
+    assert not mark.exists()
+    np.load(tmp_path / "vgg19.npy", allow_pickle=True)  # the file was a loaded one
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("builtins", "eval"), ("os", "system"), ("numpy", "load"), ("numpy.core.multiarray", "fromfile")],
+)
+def test_pickle_may_name_nothing_but_arrays(tmp_path, module, name):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|O", "fortran_order": False, "shape": ()})
+    (tmp_path / "x.npy").write_bytes(header.getvalue() + f"c{module}\n{name}\n.".encode())
+    assert f"{module.replace('.core', '._core')}.{name}" in refusal(tmp_path / "x.npy")
+
+
+def test_npz_with_pickled_arrays_is_refused(tmp_path):
+    mark = tmp_path / "ran"
+    arrays = {"block1_conv1/kernel": np.array([RunsCode(mark)], object), "block1_conv1/bias": np.zeros(64)}
+    np.savez(tmp_path / "x.npz", **arrays)
+    refusal(tmp_path / "x.npz")
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".npy"])
+def test_lfs_pointer_is_refused_by_name(tmp_path, suffix):
+    path = tmp_path / f"vgg19{suffix}"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 80134624\n")
+    assert "Git LFS pointer" in refusal(path)
+    assert "git lfs pull" in refusal(path)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("share", [0, 0.01, 0.5, 0.99])
+def test_truncated_file_is_refused(tmp_path, kind, share):
+    name, write = WRITERS[kind]
+    path = tmp_path / name
+    write(path, random_weights(("conv1_1", "conv1_2")))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    assert "cannot be read as VGG19 weights" in refusal(path, "conv1_2")
+    gc.collect()  # a file left open is a warning, and warnings are errors
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".h5", ".npy"])
+@pytest.mark.parametrize("content", [b"\0" * 1000, b"<html>not found</html>", b"."])
+def test_file_of_another_kind_is_refused(tmp_path, suffix, content):
+    path = tmp_path / f"vgg19{suffix}"
+    path.write_bytes(content)
+    assert "cannot be read as VGG19 weights" in refusal(path)
+
+
+def test_array_instead_of_an_archive_is_refused(tmp_path):
+    with open(tmp_path / "vgg19.npz", "wb") as file:
+        np.save(file, np.zeros([3, 3]))
+    refusal(tmp_path / "vgg19.npz")
+
+
+def test_npy_without_a_dictionary_is_refused(tmp_path):
+    np.save(tmp_path / "plain.npy", np.random.default_rng(0).random([3, 3]))
+    np.save(tmp_path / "list.npy", np.array([{"conv1_1": 1}, {}], object), allow_pickle=True)
+    np.save(tmp_path / "other.npy", {"conv1_1": {"W": 1, "b": 2}}, allow_pickle=True)
+    for name in ("plain", "list", "other"):
+        refusal(tmp_path / f"{name}.npy")
+
+
+def test_h5_layer_without_its_bias_is_refused(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["block1_conv1/kernel:0"] = random_weights(["conv1_1"])["conv1_1"][0]
+    assert "conv1_1" in refusal(tmp_path / "x.h5")
+
+
+@pytest.mark.parametrize("kind", ["filters", "biases"])
+def test_arrays_of_another_shape_are_refused(tmp_path, kind):
+    filters, biases = random_weights(["conv1_1"])["conv1_1"]
+    wrong = (filters[..., :32], biases) if kind == "filters" else (filters, biases[:32])
+    write_npz(tmp_path / "x.npz", {"conv1_1": wrong})
+    message = refusal(tmp_path / "x.npz")
+    assert "conv1_1 is" in message
+    assert "32" in message and "64" in message
+
+
+def test_unknown_suffix_is_refused_with_those_that_are_read(tmp_path):
+    (tmp_path / "vgg19.pth").write_bytes(b"weights")
+    assert re.search(r"from \.npz, \.h5, \.npy files", refusal(tmp_path / "vgg19.pth"))
+
+
+# --- Where weights are looked for -----------------------------------------------------------------
+
+
+@pytest.fixture
+def downloads(monkeypatch, tmp_path):
+    """Stands in for Keras's download; the list of its calls."""
+    calls = []
+
+    def get_file(fname, origin, **options):
+        calls.append({"fname": fname, "origin": origin, **options, "timeout": socket.getdefaulttimeout()})
+        return str(tmp_path / "cache" / fname)
+
+    monkeypatch.setattr(tf.keras.utils, "get_file", get_file)
+    return calls
+
+
+def test_named_file_is_used(tmp_path, downloads):
+    (tmp_path / "mine.npz").touch()
+    (tmp_path / "vgg19.npz").touch()
+    assert find_weights(str(tmp_path / "mine.npz"), tmp_path) == tmp_path / "mine.npz"
+    assert not downloads
+
+
+def test_named_file_that_is_missing_is_an_error(tmp_path, downloads):
+    (tmp_path / "vgg19.npz").touch()
+    with pytest.raises(UserError, match=r"VGG\.weights: there is no file .*mine\.npz"):
+        find_weights(str(tmp_path / "mine.npz"), tmp_path)
+    assert not downloads
+
+
+def test_data_folder_is_searched_before_anything_is_downloaded(tmp_path, monkeypatch, downloads):
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("vgg19.txt", "vgg16.npz", "vgg19_b.npz", "vgg19_a.h5"):
+        (data / name).touch()
+    assert find_weights("auto") == Path("data/vgg19_a.h5")  # the first by name that can be read
+    assert not downloads
+
+
+def test_download_is_that_of_keras_with_its_published_hash(tmp_path, downloads):
+    path = find_weights("auto", tmp_path)
+    (call,) = downloads
+    keras = inspect.getmodule(tf.keras.applications.VGG19)
+    assert call["origin"] == keras.WEIGHTS_PATH_NO_TOP
+    (published,) = re.findall(r'WEIGHTS_PATH_NO_TOP,[^)]*file_hash="(\w+)"', inspect.getsource(keras))
+    assert call["file_hash"] == published
+    assert call["cache_subdir"] == "models"  # where Keras itself looks, so one download serves both
+    assert path == tmp_path / "cache" / "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_download_has_a_timeout_and_leaves_none_behind(tmp_path, monkeypatch, downloads, fails):
+    if fails:
+        get_file = tf.keras.utils.get_file
+
+        def failing(*args, **options):
+            get_file(*args, **options)
+            raise urllib.error.URLError("timed out")
+
+        monkeypatch.setattr(tf.keras.utils, "get_file", failing)
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(77.0)
+    try:
+        if fails:
+            with pytest.raises(UserError):
+                find_weights("auto", tmp_path)
+        else:
+            find_weights("auto", tmp_path)
+        assert socket.getdefaulttimeout() == 77.0
+    finally:
+        socket.setdefaulttimeout(before)
+    assert 0 < downloads[0]["timeout"] <= 20
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception("URL fetch failure on https://storage.googleapis.com/x: None -- timed out"),
+        ValueError("Incomplete or corrupted file detected.\nThe md5 file hash does not match."),
+        PermissionError(13, "Permission denied"),
+    ],
+)
+def test_failed_download_says_what_to_put_where(tmp_path, monkeypatch, error):
+    def get_file(*_, **__):
+        raise error
+
+    monkeypatch.setattr(tf.keras.utils, "get_file", get_file)
+    with pytest.raises(UserError) as refused:
+        find_weights("auto", tmp_path / "data")
+    message = str(refused.value)
+    assert str(error).split("\n")[0] in message
+    for files in (vgg19.KERAS_FILE, "vgg19.npy", "npz", f"{tmp_path}/data/"):
+        assert files in message
+    for settings in ("VGG.weights", "VGG.on_missing=random"):
+        assert settings in message
+    assert "\n" not in message

@@ -22,8 +22,8 @@ log = logging.getLogger("srgan")
 
 PRETRAINED_DIR = Path(__file__).parent / "checkpoint" / "pretrained"
 PROTOCOL = (
-    f"PSNR and SSIM on Y (BT.601, 16-235) of 8-bit pictures, {metrics.BORDER} px border removed; LR is MATLAB's "
-    "bicubic; SSIM with an 11 x 11 Gaussian window, sigma 1.5"
+    f"PSNR and SSIM on Y (BT.601, 16-235) of 8-bit pictures, {metrics.BORDER} px border removed; "
+    "LR is MATLAB's bicubic; SSIM with an 11 x 11 Gaussian window, sigma 1.5"
 )
 
 
@@ -103,6 +103,7 @@ def benchmark(upscale, folders: list[Path], output: Path) -> None:
     """
     sets = {folder.name or str(folder): _pairs(folder) for folder in folders}
     results = []
+    log.info("%s", _row(HEADINGS))
     for set_name, pairs in sets.items():
         for hr_path, lr_path in pairs:
             hr = crop_to_multiple(read_image(hr_path), SCALE)
@@ -130,8 +131,6 @@ def benchmark(upscale, folders: list[Path], output: Path) -> None:
         rows = [row for row in results if row["set"] == set_name]
         mean = {key: float(np.mean([row[key] for row in rows])) for key in list(rows[0])[2:]}
         means.append({"set": set_name, "picture": f"mean of {len(rows)}", **mean})
-    log.info("")
-    log.info("%s", _row({key: key for key in means[0]}))
     for mean in means:
         log.info("%s", _row(mean))
     log.info("%s", PROTOCOL)
@@ -158,6 +157,8 @@ def _pairs(folder: Path) -> list[tuple[Path, Path | None]]:
 
 
 HEADINGS = {
+    "set": "set",
+    "picture": "picture",
     "bicubic_psnr_db": "bicubic dB",
     "bicubic_ssim": "SSIM",
     "psnr_db": "network dB",
@@ -168,9 +169,9 @@ DIGITS = {"psnr_db": 2, "bicubic_psnr_db": 2, "seconds_per_megapixel": 2}
 
 
 def _row(values: dict) -> str:
-    """One line of the table; the keys as values give its heading."""
+    """One line of the table."""
     cells = [f"{values['set']:8}", f"{values['picture']:16}"]
-    for key, heading in HEADINGS.items():
-        value = heading if values[key] == key else f"{values[key]:.{DIGITS.get(key, 4)}f}"
-        cells.append(f"{value:>10}")
+    for key in list(HEADINGS)[2:]:
+        value = values[key]
+        cells.append(f"{value:>10}" if isinstance(value, str) else f"{value:10.{DIGITS.get(key, 4)}f}")
     return " ".join(cells)

@@ -126,7 +126,7 @@ class Upscaler:
         for turns in range(4):
             for flip in (1, -1):
                 turned = np.rot90(image, turns)[:, ::flip]
-                sr = self._upscale(turned, lambda sr: sr)
+                sr = self._upscale(turned, lambda sr: np.clip(sr, -1.0, 1.0))
                 total += np.rot90(sr[:, ::flip], -turns)
         return to_integers(total / 8, image.dtype)
 

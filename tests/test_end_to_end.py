@@ -1,0 +1,312 @@
+"""The two commands as a user runs them: train, evaluate; stop and continue."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import TINY
+from PIL import Image
+
+import bicubic
+import checkpointing
+import main
+import metrics
+from dataset import validation_photo
+from utils import read_image
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAIN = ["--mode=srgan", *(argument for setting in TINY for argument in ("--set", setting))]
+EVALUATE = ["--mode=evaluate"]
+STEPS = 12  # three steps an epoch, two epochs of each phase
+CHECKPOINTS = ("g_srgan_init.npz", "g_srgan.npz", "d_srgan.npz", "srgan_state.npz")
+
+
+def start(folder, arguments):
+    """Runs the command line in `folder`, in an environment that says nothing to TensorFlow."""
+    folder.mkdir(exist_ok=True)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("TF_")}
+    with open(folder / "stderr.txt", "w") as stderr:
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "main.py"), *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
+
+
+def finish(process, folder, signal_number=None):
+    """What a command said; it is sent the signal, if one is given, after its first epoch."""
+    with process:
+        stdout = ""
+        for line in process.stdout:
+            stdout += line
+            if signal_number and re.match(r"(pretrain|adversarial) epoch", line):
+                process.send_signal(signal_number)
+                signal_number = None
+    stderr = (folder / "stderr.txt").read_text()
+    (folder / "stderr.txt").unlink()
+    return SimpleNamespace(code=process.returncode, stdout=stdout, stderr=stderr)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs side by side: a whole one, then evaluated, and one stopped twice."""
+    folder = tmp_path_factory.mktemp("runs")
+    whole, stopped = folder / "whole", folder / "stopped"
+    training, terminating = start(whole, TRAIN), start(stopped, TRAIN)
+    terminated = finish(terminating, stopped, signal.SIGTERM)
+    stopped_at = checkpointing.read_npz(stopped / "checkpoint" / "srgan_state.npz")[1]["step"]
+    interrupting, trained = start(stopped, TRAIN), finish(training, whole)
+    evaluating = start(whole, EVALUATE)
+    interrupted = finish(interrupting, stopped, signal.SIGINT)
+    return SimpleNamespace(
+        whole=whole,
+        stopped=stopped,
+        trained=trained,
+        evaluated=finish(evaluating, whole),
+        terminated=terminated,
+        stopped_at=stopped_at,
+        interrupted=interrupted,
+    )
+
+
+@pytest.fixture
+def say(monkeypatch, caplog):
+    """Runs the command line in this process and in a folder; returns what it logged."""
+
+    def run(folder, arguments):
+        monkeypatch.chdir(folder)
+        caplog.clear()
+        assert main.main(arguments) == 0
+        return "\n".join(caplog.messages)
+
+    return run
+
+
+def contents(folder):
+    """{path: bytes} of all files but TensorBoard's, to which every start adds one."""
+    paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and "tensorboard" not in path.parts)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def log_lines(folder):
+    text = (folder / "checkpoint" / "train_log.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# --- Training -------------------------------------------------------------------------------------
+
+
+def test_training_succeeds_and_says_nothing_on_stderr(runs):
+    assert runs.trained.code == 0
+    assert runs.trained.stderr == ""
+
+
+def test_training_leaves_the_files_of_the_design_and_no_others(runs):
+    files = sorted(str(path.relative_to(runs.whole)) for path in runs.whole.rglob("*") if path.is_file())
+    samples = ["_train_sample_384.png", "_train_sample_96.png", "train_1.png", "train_2.png"]
+    evaluation = [f"valid_{name}.png" for name in ("bicubic", "compare", "gen", "hr", "lr")]
+    assert [name for name in files if "tensorboard" not in name] == sorted(
+        [
+            *(f"checkpoint/{name}" for name in (*CHECKPOINTS, "config.json", "train_log.jsonl")),
+            *(f"samples/evaluate/{name}" for name in evaluation),
+            *(f"samples/srgan_ginit/{name}" for name in samples),
+            *(f"samples/srgan_gan/{name}" for name in samples),
+        ]
+    )
+    assert any(re.match(r"checkpoint/tensorboard/events\.out\.tfevents\.", name) for name in files)
+
+
+def test_stdout_echoes_settings_and_reports_epochs(runs):
+    lines = runs.trained.stdout.splitlines()
+    assert lines[0] == "Recipe tensorlayer"
+    assert "  TRAIN.batch_size = 2" in lines
+    assert "  MODEL.discriminator.convs = ((4, 2, 4), (4, 2, 8))" in lines
+    assert not any("TRAIN.beta1" in line for line in lines)  # not changed
+    assert any("RANDOM VGG19 features" in line for line in lines)
+    assert lines[-1] == "Finished"
+    number = r"\d[\d.e-]*"
+    end = rf"{number} steps/s, validation {number} dB, \d\d:\d\d left"
+    names = ("d_loss1", "d_loss2", "d_loss", "g_gan_loss", "mse_loss", "vgg_loss", "g_loss")
+    losses = ", ".join(f"{name} {number}" for name in names)
+    for epoch in (1, 2):
+        pattern = rf"pretrain epoch {epoch}, mse_loss {number}, {end}"
+        assert sum(bool(re.fullmatch(pattern, line)) for line in lines) == 1
+        pattern = rf"adversarial epoch {epoch}, {losses}, {end}"
+        assert sum(bool(re.fullmatch(pattern, line)) for line in lines) == 1
+
+
+def test_log_has_one_line_per_epoch_and_its_sums_add_up(runs):
+    lines = log_lines(runs.whole)
+    assert [(line["phase"], line["epoch"], line["step"]) for line in lines] == [
+        ("pretrain", 1, 3),
+        ("pretrain", 2, 6),
+        ("adversarial", 1, 9),
+        ("adversarial", 2, 12),
+    ]
+    # 1e-3, times 0.1 after half of each phase
+    assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3, 1e-4, 1e-3, 1e-4])
+    for line in lines:
+        assert 5 < line["psnr_db"] < 40
+        assert line["seconds"] > 0
+    for line in lines[2:]:
+        assert line["d_loss"] == pytest.approx(line["d_loss1"] + line["d_loss2"], rel=1e-5)
+        g_loss = line["mse_loss"] + line["vgg_loss"] + line["g_gan_loss"]  # LOSS.mse is 1
+        assert line["g_loss"] == pytest.approx(g_loss, rel=1e-5)
+
+
+def test_checkpoints_name_their_arrays_and_say_what_they_are(runs):
+    expected = {
+        "g_srgan_init.npz": ("SRGAN_g/", "pretrain", 6),
+        "g_srgan.npz": ("SRGAN_g/", "adversarial", 12),
+        "d_srgan.npz": ("SRGAN_d/", "adversarial", 12),
+    }
+    for name, (scope, phase, step) in expected.items():
+        arrays, meta = checkpointing.read_npz(runs.whole / "checkpoint" / name)
+        assert all(key.startswith(scope) for key in arrays)
+        assert all(np.isfinite(array).all() for array in arrays.values())
+        assert (meta["recipe"], meta["phase"], meta["epoch"], meta["step"]) == ("tensorlayer", phase, 2, step)
+        assert meta["network"] == scope.rstrip("/")
+        assert meta["vgg_features"] == "random"
+    # n64s1/c, c1, c2 and c/m without biases but the first, three batch norms of 4, two n256s1, out 1x1
+    generator = (27 * 4 + 4) + 3 * (36 * 4) + 3 * 4 * 4 + 2 * (36 * 256 + 256) + (64 * 3 + 3)
+    arrays, meta = checkpointing.read_npz(runs.whole / "checkpoint" / "g_srgan.npz")
+    widths = {name.split("/")[1]: array.shape[-1] for name, array in arrays.items()}
+    if widths["n256s1"] == 256:
+        assert sum(array.size for array in arrays.values()) == generator
+    assert meta["arguments"]["num_blocks"] == 1 and meta["arguments"]["num_filters"] == 4
+
+
+def test_config_json_is_a_config_file_that_repeats_the_run(runs, say):
+    text = (runs.whole / "checkpoint" / "config.json").read_text()
+    assert json.loads(text)["TRAIN"]["batch_size"] == 2
+    settings = dict(main.flatten(main.make_config(file=runs.whole / "checkpoint" / "config.json")))
+    assert settings == dict(main.flatten(main.make_config(settings=TINY)))
+
+
+def test_sample_pictures_show_the_same_patches_in_each_column(runs):
+    for phase in ("srgan_ginit", "srgan_gan"):
+        folder = runs.whole / "samples" / phase
+        lr, hr = read_image(folder / "_train_sample_96.png"), read_image(folder / "_train_sample_384.png")
+        assert lr.shape == (4, 4 * 4, 3)  # four patches of 16 x 16, and a quarter of that
+        assert hr.shape == (16, 4 * 16, 3)
+        for epoch in (1, 2):
+            sheet = read_image(folder / f"train_{epoch}.png")
+            assert sheet.shape == (4 * 16, 4 * 16, 3)
+            for row in range(4):
+                low, high = lr[:, 4 * row : 4 * row + 4], hr[:, 16 * row : 16 * row + 16]
+                enlarged, cubic, sr, target = np.split(sheet[16 * row : 16 * row + 16], 4, axis=1)
+                np.testing.assert_array_equal(low, bicubic.downsample(high))
+                np.testing.assert_array_equal(enlarged, low.repeat(4, 0).repeat(4, 1))
+                np.testing.assert_array_equal(cubic, bicubic.upsample(low))
+                np.testing.assert_array_equal(target, high)
+                assert not np.array_equal(sr, high)
+
+
+def test_second_identical_command_says_finished_and_changes_nothing(runs, say):
+    before = contents(runs.whole)
+    said = say(runs.whole, TRAIN)
+    assert "is finished" in said and "--restart" in said
+    assert "epoch" not in said.split("is finished")[1].replace("steps per epoch", "")
+    assert contents(runs.whole) == before
+
+
+# --- Evaluation -----------------------------------------------------------------------------------
+
+
+def test_evaluation_succeeds_and_says_nothing_on_stderr(runs):
+    assert runs.evaluated.code == 0
+    assert runs.evaluated.stderr == ""
+
+
+def test_evaluation_writes_the_validation_picture_in_all_its_forms(runs):
+    folder = runs.whole / "samples" / "evaluate"
+    names = ("gen", "lr", "hr", "bicubic", "compare")
+    gen, lr, hr, cubic, compare = (read_image(folder / f"valid_{name}.png") for name in names)
+    np.testing.assert_array_equal(hr, validation_photo())
+    np.testing.assert_array_equal(lr, bicubic.downsample(hr))
+    np.testing.assert_array_equal(cubic, bicubic.upsample(lr))
+    assert gen.shape == hr.shape == (512, 512, 3)
+    assert lr.shape == (128, 128, 3)
+    assert compare.shape[0] > 512 and compare.shape[1] >= 4 * 512  # captions above four pictures
+    for picture in (hr, cubic, gen, lr.repeat(4, 0).repeat(4, 1)):
+        assert any(
+            np.array_equal(compare[-512:, left : left + 512], picture)
+            for left in range(compare.shape[1] - 511)
+            if np.array_equal(compare[-1, left], picture[-1, 0])
+        )
+
+
+def test_evaluation_names_its_weights_and_prints_scores_of_the_pictures(runs):
+    said = runs.evaluated.stdout
+    assert "Weights checkpoint/g_srgan.npz (recipe tensorlayer, 12 steps)" in said
+    folder = runs.whole / "samples" / "evaluate"
+    hr = read_image(folder / "valid_hr.png")
+    for name, file in (("bicubic", "bicubic"), ("SRGAN", "gen")):
+        picture = read_image(folder / f"valid_{file}.png")
+        psnr_db, ssim = metrics.psnr_y(picture, hr), metrics.ssim_y(picture, hr)
+        assert re.search(rf"^ *{name} +{psnr_db:.2f} dB +SSIM {ssim:.4f}$", said, re.MULTILINE)
+    # training measured the same weights on the same picture, without folding batch norm
+    (printed,) = re.findall(r"SRGAN +([\d.]+) dB", said)
+    assert float(printed) == pytest.approx(log_lines(runs.whole)[-1]["psnr_db"], abs=0.02)
+
+
+@pytest.mark.parametrize(("width", "height"), [(13, 7), (1, 1)])
+def test_own_picture_of_odd_size_becomes_exactly_four_times_as_large(runs, say, tmp_path, width, height):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "odd.png")
+    weights = ["--weights", str(runs.whole / "checkpoint" / "g_srgan.npz")]
+    say(tmp_path, [*EVALUATE, *weights, "--input", "odd.png", "--output", "results"])
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["odd_x4.png"]
+    assert read_image(tmp_path / "results" / "odd_x4.png").shape == (4 * height, 4 * width, 3)
+    np.testing.assert_array_equal(read_image(tmp_path / "odd.png"), pixels)
+
+
+# --- Stopping and continuing ----------------------------------------------------------------------
+
+
+def test_sigterm_saves_and_exits_with_143(runs):
+    assert runs.terminated.code == 128 + 15 == 143
+    assert runs.terminated.stderr == ""
+    assert runs.terminated.stdout.splitlines()[-1] == "Stopped and saved; the same command continues"
+    assert 3 <= runs.stopped_at < STEPS
+
+
+def test_sigint_saves_and_exits_with_130(runs):
+    assert runs.interrupted.code == 128 + 2 == 130
+    assert runs.interrupted.stderr == ""
+    phase, epoch = ("pretrain", 0) if runs.stopped_at < 6 else ("adversarial", 6)
+    position = f"{phase} epoch {(runs.stopped_at - epoch) // 3 + 1}, step {runs.stopped_at % 3}"
+    assert f"Continuing checkpoint/srgan_state.npz: {position}" in runs.interrupted.stdout
+    assert runs.interrupted.stdout.splitlines()[-1] == "Stopped and saved; the same command continues"
+
+
+def test_run_that_was_stopped_twice_ends_with_the_same_bits(runs, say):
+    stopped_at = checkpointing.read_npz(runs.stopped / "checkpoint" / "srgan_state.npz")[1]["step"]
+    assert runs.stopped_at < stopped_at <= STEPS
+    say(runs.stopped, TRAIN)
+    for name in CHECKPOINTS:
+        arrays, meta = checkpointing.read_npz(runs.whole / "checkpoint" / name)
+        others, other_meta = checkpointing.read_npz(runs.stopped / "checkpoint" / name)
+        assert list(arrays) == list(others)
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(array, others[key], err_msg=f"{name} {key}")
+        for either in (meta, other_meta):
+            either.get("sums", {}).pop("seconds", None)
+        assert meta == other_meta
+    lines, others = log_lines(runs.whole), log_lines(runs.stopped)
+    for line in (*lines, *others):
+        del line["seconds"]
+    assert lines == others
+    samples = contents(runs.whole / "samples")
+    assert contents(runs.stopped / "samples").items() <= samples.items()
+    assert len(contents(runs.stopped / "samples")) == len(samples) - 5  # those of evaluation

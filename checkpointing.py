@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import zipfile
@@ -31,7 +32,8 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> No
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -48,9 +50,9 @@ def read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
                     arrays[key] = array.astype(np.float32) if array.dtype == np.float16 else array
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged or not a checkpoint: {error}") from None
-    if meta is None:
+    if not isinstance(meta, dict):
         raise UserError(f"{path} is not a checkpoint of this program: it has no {META_KEY}")
     if meta.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path} has format version {meta.get('format_version')}, not {FORMAT_VERSION}")
@@ -88,4 +90,7 @@ def require_finite(arrays: dict[str, np.ndarray]) -> None:
     """Refuses weights with NaN or infinity, so that a good checkpoint is never replaced by them."""
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise UserError(f"{name} is no longer finite: the last good checkpoint was kept")
+            raise UserError(
+                f"{name} is no longer finite: the last good checkpoint was kept; "
+                "a lower TRAIN.lr_init may help"
+            )

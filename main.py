@@ -94,7 +94,7 @@ def tensorflow_start():
     They are written by C++ code to the process's error stream, before any logger can filter them;
     they appear if importing fails.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # real errors arrive as exceptions
     # TensorFlow itself turns oneDNN on for AVX-512 only, though it halves a step on AVX2 too
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()

@@ -51,6 +51,9 @@ def _read_generator(path: str | Path) -> tuple[dict, dict]:
     arrays, meta = checkpointing.read_npz(path)
     if meta.get("network") != "SRGAN_g":
         raise UserError(f"{path} holds {meta.get('network', 'a training state')}, not a generator")
+    for key in ("arguments", "recipe", "step"):
+        if key not in meta:
+            raise UserError(f"{path} is damaged or not a checkpoint: its __meta__ lacks {key}")
     return arrays, meta
 
 
@@ -75,6 +78,9 @@ class Upscaler:
 
     def __init__(self, arrays: dict[str, np.ndarray], arguments: dict, settings, *, source="weights"):
         """`arrays` and `arguments` as `load_generator` gives them; `settings` is config.RUNTIME."""
+        missing = {"num_blocks", "first_kernel", "last_kernel"} - arguments.keys()
+        if missing:
+            raise UserError(f"{source} describes an unknown network: it lacks {', '.join(missing)}")
         dtype = runtime.compute_dtype(settings.precision)
         with tf.Graph().as_default() as graph:
             t_image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "t_image")
@@ -84,7 +90,13 @@ class Upscaler:
                 raise UserError(f"{source} describes an unknown network: {error}") from None
             trunk = net.tensors[TRUNK]
             with tf.compat.v1.Session() as session:
-                checkpointing.assign(session, net.all_params, fold_batch_norm(arrays), source)
+                try:
+                    folded = fold_batch_norm(arrays)
+                except KeyError as error:
+                    raise UserError(f"{source} does not fit this network: it lacks {error}") from None
+                for name in sorted(folded.keys() - {param.op.name for param in net.all_params}):
+                    raise UserError(f"{source} does not fit this network: it has {name} too")
+                checkpointing.assign(session, net.all_params, folded, source)
                 # constants can be laid out for the hardware once, variables at every use
                 frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
                     session, graph.as_graph_def(), [net.outputs.op.name]
@@ -98,8 +110,8 @@ class Upscaler:
         runtime.allow_reduced_precision(options, dtype)
         self._session = tf.compat.v1.Session(graph=graph, config=options)
 
-        filters = arguments["num_filters"]
-        half = [(arguments[name] - 1) // 2 for name in ("first_kernel", "last_kernel")]
+        filters = trunk.shape[-1]
+        half = [arguments[name] // 2 for name in ("first_kernel", "last_kernel")]
         # convolutions see one px to each side; the first of two per block, one ends the trunk
         self._trunk_halo = half[0] + 2 * arguments["num_blocks"] + 1
         # one at LR resolution, one at twice it, the last at four times it

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import pickle
 import socket
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +101,7 @@ def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
         path = tf.keras.utils.get_file(KERAS_FILE, KERAS_URL, cache_subdir="models", file_hash=KERAS_MD5)
     except Exception as error:  # Keras wraps whatever urllib, the disk or the hash check raised
         raise UserError(
-            f"no VGG19 weights: {error}; put {KERAS_FILE}, vgg19.npy or an npz with Keras's names "
+            f"no VGG19 weights: {_sentence(error)}; put {KERAS_FILE}, vgg19.npy or an npz with Keras's names "
             f"into {search_dir}/, or name the file in VGG.weights, or train against random features "
             "with --set VGG.on_missing=random"
         ) from None
@@ -114,24 +113,17 @@ def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
 def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
     """{`conv1_1/filters`: [3, 3, 3, 64], `conv1_1/biases`: [64], ...} up to `layer`, float32."""
     path = Path(path)
-    with open(path, "rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise UserError(
-                f"{path} is a Git LFS pointer, not the VGG19 weights: fetch the real file (git lfs pull)"
-            )
     if path.suffix not in READERS:
         raise UserError(f"{path}: VGG19 weights are read from {', '.join(READERS)} files")
     try:
+        with open(path, "rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise UserError(f"{path} is a Git LFS pointer, not the weights: fetch them (git lfs pull)")
         arrays = READERS[path.suffix](path)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-    ) as e:
-        raise UserError(f"{path} cannot be read as VGG19 weights: {e}") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever a foreign file made its reader stumble on
+        raise UserError(f"{path} cannot be read as VGG19 weights: {_sentence(error)}") from None
 
     weights = {}
     shapes = _shapes()
@@ -142,13 +134,21 @@ def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
             "choose an earlier layer or a complete file"
         )
     for name in conv_names(layer):
-        filters, biases = (np.asarray(array, np.float32) for array in arrays[name])
+        try:
+            filters, biases = (np.asarray(array, np.float32) for array in arrays[name])
+        except (TypeError, ValueError):
+            raise UserError(f"{path}: {name} is not a pair of filters and biases") from None
         if (filters.shape, biases.shape) != shapes[name]:
-            raise UserError(
-                f"{path}: {name} is {filters.shape}, VGG19's is {shapes[name][0]}: not VGG19 weights"
+            found, expected = (
+                " and ".join(map(str, pair)) for pair in ((filters.shape, biases.shape), shapes[name])
             )
+            raise UserError(f"{path}: {name} is {found}, VGG19's is {expected}: not VGG19 weights")
         weights[f"{name}/filters"], weights[f"{name}/biases"] = filters, biases
     return weights
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _shapes() -> dict[str, tuple[tuple, tuple]]:
@@ -161,7 +161,7 @@ def _shapes() -> dict[str, tuple[tuple, tuple]]:
 
 
 def _read_npz(path: Path) -> dict[str, tuple]:
-    with np.load(path, allow_pickle=False) as file:
+    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
         return {
             name: (file[f"{keras_name}/kernel"], file[f"{keras_name}/bias"])
             for name, keras_name in _keras_names().items()
@@ -178,7 +178,8 @@ def _read_h5(path: Path) -> dict[str, tuple]:
         for name, keras_name in _keras_names().items():
             if keras_name in root:
                 by_rank = {item.ndim: item[()] for item in _datasets(root[keras_name])}
-                arrays[name] = by_rank[4], by_rank[1]
+                if {1, 4} <= by_rank.keys():
+                    arrays[name] = by_rank[4], by_rank[1]
     return arrays
 
 
@@ -202,6 +203,8 @@ def _read_npy(path: Path) -> dict[str, tuple]:
         arrays = _ArrayUnpickler(file, encoding="latin1").load()
     if isinstance(arrays, np.ndarray):
         arrays = arrays.item()
+    if not isinstance(arrays, dict):
+        raise ValueError("it holds no dict of layers")
     return {name: tuple(arrays[name]) for name in conv_names("conv5_4") if name in arrays}
 
 

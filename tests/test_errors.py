@@ -299,7 +299,7 @@ def test_weights_with_arrays_too_many_or_too_few(evaluation_refusal, tmp_path):
 
 
 def test_weights_that_do_not_say_their_whole_network(evaluation_refusal, tmp_path):
-    path = write_generator(tmp_path / "mine.npz", num_blocks=1, num_filters=4)
+    path = write_generator(tmp_path / "mine.npz", num_filters=4)
     assert "mine.npz" in evaluation_refusal(path)
 
 

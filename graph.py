@@ -10,8 +10,7 @@ import bicubic
 import losses
 import vgg19
 from model import SCALE, SRGAN_d, SRGAN_g
-
-PRETRAIN, ADVERSARIAL = "pretrain", "adversarial"
+from schedule import ADVERSARIAL, PRETRAIN
 
 
 @dataclass

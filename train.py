@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +21,10 @@ import runtime
 import vgg19
 from config import flatten, log_config
 from dataset import Dataset, validation_image
-from graph import ADVERSARIAL, PRETRAIN, build_training_graph
+from graph import build_training_graph
 from model import SCALE
+from schedule import ADVERSARIAL, PRETRAIN, Schedule
+from training_log import TrainingLog
 from utils import UserError, image_grid, write_image
 
 log = logging.getLogger("srgan")
@@ -33,45 +32,6 @@ log = logging.getLogger("srgan")
 SAMPLE_PATCHES = 4
 # The settings that may change between a run and its continuation: they do not touch the numbers.
 FREE_SETTINGS = ("RUNTIME.", "VALID.", "TRAIN.cache_mb", "TRAIN.save_", "VGG.weights")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Which phase, epoch and learning rate belong to a global step."""
-
-    train: dict  # config.TRAIN
-    steps_per_epoch: int
-
-    @property
-    def pretrain_steps(self) -> int:
-        return self.train.n_epoch_init * self.steps_per_epoch
-
-    @property
-    def total_steps(self) -> int:
-        return self.pretrain_steps + self.train.n_epoch * self.steps_per_epoch
-
-    def position(self, step: int) -> tuple[str, int, int]:
-        """(phase, epoch within the phase, step within the epoch), all from 0."""
-        if step < self.pretrain_steps:
-            return PRETRAIN, *divmod(step, self.steps_per_epoch)
-        return ADVERSARIAL, *divmod(step - self.pretrain_steps, self.steps_per_epoch)
-
-    def learning_rate(self, step: int) -> float:
-        phase, epoch, epoch_step = self.position(step)
-        train = self.train
-        if phase == PRETRAIN:
-            epochs, every, decay = train.n_epoch_init, train.decay_every_init, train.lr_decay_init
-        else:
-            epochs, every, decay = train.n_epoch, train.decay_every, train.lr_decay
-        phase_step = epoch * self.steps_per_epoch + epoch_step
-        rate = train.lr_init * min(1.0, (phase_step + 1) / (train.warmup_steps or 1))
-        if train.lr_schedule == "cosine":
-            progress = phase_step / (epochs * self.steps_per_epoch)
-            return rate * 0.5 * (1.0 + math.cos(math.pi * progress))
-        return rate * decay ** (epoch // (every or max(1, epochs // 2)))
-
-
-# --- The run --------------------------------------------------------------------------------------
 
 
 def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, restart: bool) -> None:
@@ -135,7 +95,6 @@ class Run:
         self.schedule = Schedule(config.TRAIN, steps_per_epoch)
         self.valid_hr, self.valid_lr = valid_hr, bicubic.downsample(valid_hr)
         self.state_path = self.checkpoint_dir / "srgan_state.npz"
-        self.log_path = self.checkpoint_dir / "train_log.jsonl"
         self.step = 0
         self.sums: dict[str, float] = {}  # of this epoch's losses and seconds, so far
         self.vgg_features = "none"
@@ -156,6 +115,7 @@ class Run:
             self.vgg_features = self.config.VGG.layer if vgg_weights else "random"
         saver_path = tf.train.latest_checkpoint(str(self.checkpoint_dir / "saver"))
         if restart:
+            self.state_path.unlink(missing_ok=True)  # or a stop before the first save would revive it
             log.info("Starting anew (--restart)")
         elif self.state_path.exists():
             self._restore()
@@ -171,7 +131,6 @@ class Run:
             log_config(self.checkpoint_dir / "config.json", self.config)
         except OSError as error:
             raise UserError(f"--checkpoint-dir {self.checkpoint_dir} cannot be written: {error}") from None
-        self._trim_log()
 
     def _restore(self) -> None:
         arrays, meta = checkpointing.read_npz(self.state_path)
@@ -206,32 +165,16 @@ class Run:
             phase, epoch, epoch_step = self.schedule.position(self.step)
             log.info("Continuing %s: %s epoch %d, step %d", path, phase, epoch + 1, epoch_step)
 
-    def _trim_log(self) -> None:
-        """Drops log lines of steps that will be done again."""
-        if not self.log_path.exists():
-            return
-        lines = self.log_path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.step]
-        if kept != lines:
-            temporary = self.log_path.with_suffix(".tmp")
-            temporary.write_text("".join(kept))
-            os.replace(temporary, self.log_path)
-
     # -- the loop
 
     def loop(self) -> None:
         """Runs to the end of the schedule, or saves and exits with 128 + signal on Ctrl-C or SIGTERM."""
-        stop = _StopSignal()
-        writer = tf.compat.v1.summary.FileWriter(str(self.checkpoint_dir / "tensorboard"))
-        # tells TensorBoard to forget what an interrupted run wrote past this step
-        start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-        writer.add_session_log(start, self.step)
         batches = self._batches()
-        with stop, writer:
+        with _StopSignal() as stop, TrainingLog(self.checkpoint_dir, self.step) as training_log:
             while self.step < self.schedule.total_steps:
                 self._epoch(batches, stop)
                 if self.schedule.position(self.step)[2] == 0:
-                    self._end_epoch(writer)
+                    self._end_epoch(training_log)
                 if stop.signal:
                     self.save_state()
                     batches.close()
@@ -287,34 +230,23 @@ class Run:
                 if stop.signal:
                     return
 
-    def _end_epoch(self, writer) -> None:
+    def _end_epoch(self, training_log: TrainingLog) -> None:
         phase, epoch, _ = self.schedule.position(self.step - 1)
         steps = self.schedule.steps_per_epoch
         means = {name: total / steps for name, total in self.sums.items()}
-        seconds = self.sums["seconds"]
         line = {
             "phase": phase,
             "epoch": epoch + 1,
             "step": self.step,
             "learning_rate": self.schedule.learning_rate(self.step - 1),
             **means,
-            "seconds": seconds,
+            "seconds": self.sums["seconds"],
         }
-        last = self.schedule.position(self.step)[0] != phase or self.step == self.schedule.total_steps
+        last = self.step == self.schedule.phase_end(phase)
         if (epoch + 1) % self.config.TRAIN.save_every == 0 or last:
             line["psnr_db"] = self.sample(phase, epoch + 1)
             self.save_weights(phase)
-        remaining = (self.schedule.total_steps - self.step) / steps * seconds
-        if phase == PRETRAIN:
-            remaining = (self.schedule.pretrain_steps - self.step) / steps * seconds
-        log.info("%s", _describe(line, steps, remaining))
-        with open(self.log_path, "a") as file:
-            file.write(json.dumps(line) + "\n")
-        for name, value in line.items():
-            if isinstance(value, float):
-                point = tf.compat.v1.Summary.Value(tag=f"{phase}/{name}", simple_value=value)
-                writer.add_summary(tf.compat.v1.Summary(value=[point]), self.step)
-        writer.flush()
+        training_log.write(line, steps, self.schedule.phase_end(phase) - self.step)
         if "psnr_db" in line:
             self.save_state()
 
@@ -340,6 +272,8 @@ class Run:
     def sample(self, phase: str, epoch: int) -> float:
         """Writes LR | bicubic | SR | HR of fixed patches; returns the validation picture's PSNR, dB."""
         folder = self.samples_dir / ("srgan_ginit" if phase == PRETRAIN else "srgan_gan")
+        weights = checkpointing.fetch(self.session, self.graph.g_params)
+        self._load_weights(self._average_weights())
         hr = self.dataset.fixed_patches(SAMPLE_PATCHES)
         lr = np.stack([bicubic.downsample(patch) for patch in hr])
         # named after the note's patch sizes, whatever the recipe's
@@ -352,7 +286,19 @@ class Run:
             for picture in (low.repeat(SCALE, 0).repeat(SCALE, 1), bicubic.upsample(low), sr, high)
         ]
         write_image(folder / f"train_{epoch}.png", image_grid(np.stack(sheet), columns=4))
-        return metrics.psnr_y(self.upscale(self.valid_lr[None])[0], self.valid_hr)
+        valid_sr = self.upscale(self.valid_lr[None])[0]
+        self._load_weights(weights)
+        return metrics.psnr_y(valid_sr, self.valid_hr)
+
+    def _average_weights(self) -> dict[str, np.ndarray]:
+        """The generator's weights for use: the moving average of those that have one."""
+        arrays = checkpointing.fetch(self.session, self.graph.g_params)
+        for name, average in self.graph.g_average.items():
+            arrays[name] = self.session.run(average)
+        return arrays
+
+    def _load_weights(self, arrays: dict[str, np.ndarray]) -> None:
+        checkpointing.assign(self.session, self.graph.g_params, arrays, "the moving average")
 
     def _weights_path(self, phase: str) -> Path:
         name = "g_srgan_init.npz" if phase == PRETRAIN else "g_srgan.npz"
@@ -371,9 +317,7 @@ class Run:
 
     def save_weights(self, phase: str) -> None:
         """Writes the weights for users: the generator's, and in the adversarial phase D's too."""
-        arrays = checkpointing.fetch(self.session, self.graph.g_params)
-        for name, value in checkpointing.fetch(self.session, self.graph.g_average.values()).items():
-            arrays[name.removesuffix("/ExponentialMovingAverage")] = value
+        arrays = self._average_weights()
         checkpointing.require_finite(arrays)
         meta = {**self._meta(), "network": "SRGAN_g", "arguments": self.config.MODEL.generator}
         checkpointing.write_npz(self._weights_path(phase), arrays, meta)
@@ -405,16 +349,6 @@ def _differences(before: dict, now: dict) -> list[str]:
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not key.startswith(FREE_SETTINGS)
     ]
-
-
-def _describe(line: dict, steps: int, remaining: float) -> str:
-    words = [f"{line['phase']} epoch {line['epoch']}"]
-    words += [f"{name} {line[name]:.4g}" for name in line if name.endswith(("loss", "loss1", "loss2"))]
-    words.append(f"{steps / line['seconds']:.2f} steps/s")
-    if "psnr_db" in line:
-        words.append(f"validation {line['psnr_db']:.2f} dB")
-    words.append(f"{tqdm.format_interval(remaining)} left")
-    return ", ".join(words)
 
 
 class _StopSignal:

@@ -11,8 +11,9 @@ import checkpointing
 import losses
 import train
 from config import make_config
-from graph import ADVERSARIAL, PRETRAIN, build_training_graph, to_range
+from graph import build_training_graph, to_range
 from model import SRGAN_d, SRGAN_g
+from schedule import ADVERSARIAL, PRETRAIN, Schedule
 from utils import UserError, read_image
 
 
@@ -153,7 +154,7 @@ def test_moving_average_of_the_weights_is_between_start_and_end(session):
 
 
 def schedule(steps_per_epoch=10, **settings):
-    return train.Schedule(
+    return Schedule(
         make_config(settings=[f"TRAIN.{k}={v}" for k, v in settings.items()]).TRAIN, steps_per_epoch
     )
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 from utils import UserError
 
 FORMAT_VERSION = 1
+PRETRAINED_DIR = Path(__file__).parent / "checkpoint" / "pretrained"  # comes with the program
 META_KEY = "__meta__"
 
 
@@ -38,25 +39,40 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> No
 
 def read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """The arrays (float16 ones as float32) and the meta of a checkpoint."""
-    arrays, meta = {}, None
+    with _opened(path) as file:
+        meta = _meta(file, path)
+        arrays = {key: file[key] for key in file.files if key != META_KEY}
+    for key, array in arrays.items():
+        if array.dtype == np.float16:
+            arrays[key] = array.astype(np.float32)
+    return arrays, meta
+
+
+def read_meta(path: str | Path) -> dict:
+    """The meta alone, without reading the arrays."""
+    with _opened(path) as file:
+        return _meta(file, path)
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path):
     try:
         # opened here, because np.load leaves a damaged file open
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            for key in file.files:
-                if key == META_KEY:
-                    meta = json.loads(str(file[key]))
-                else:
-                    array = file[key]
-                    arrays[key] = array.astype(np.float32) if array.dtype == np.float16 else array
+            yield file
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
     except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged or not a checkpoint: {error}") from None
+
+
+def _meta(file, path: str | Path) -> dict:
+    meta = json.loads(str(file[META_KEY])) if META_KEY in file.files else None
     if not isinstance(meta, dict):
         raise UserError(f"{path} is not a checkpoint of this program: it has no {META_KEY}")
     if meta.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path} has format version {meta.get('format_version')}, not {FORMAT_VERSION}")
-    return arrays, meta
+    return meta
 
 
 def fetch(session: tf.compat.v1.Session, variables) -> dict[str, np.ndarray]:

@@ -35,7 +35,7 @@ config.TRAIN.n_epoch = 2000  # epochs of adversarial training
 config.TRAIN.lr_decay = 0.1
 config.TRAIN.decay_every = 0
 config.TRAIN.ema_decay = 0.0  # moving average of the generator's weights for use; 0: none
-config.TRAIN.init_weights = ""  # generator weights (npz) to start from instead of noise
+config.TRAIN.init_weights = ""  # generator (npz) to start from; 'pretrained': the program's own SRResNet
 config.TRAIN.save_every = 10  # epochs between sample pictures and checkpoints
 config.TRAIN.save_minutes = 10.0  # minutes between saves of the training state, epochs or not
 

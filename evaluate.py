@@ -13,6 +13,7 @@ import numpy as np
 import bicubic
 import metrics
 import pictures
+from checkpointing import PRETRAINED_DIR
 from dataset import validation_image
 from model import SCALE
 from upscale import Upscaler, load_generator
@@ -20,7 +21,6 @@ from utils import UserError, crop_to_multiple, list_images, read_image, side_by_
 
 log = logging.getLogger("srgan")
 
-PRETRAINED_DIR = Path(__file__).parent / "checkpoint" / "pretrained"
 PROTOCOL = (
     f"PSNR and SSIM on Y (BT.601, 16-235) of 8-bit pictures, {metrics.BORDER} px border removed; "
     "LR is MATLAB's bicubic; SSIM with an 11 x 11 Gaussian window, sigma 1.5"

@@ -29,6 +29,7 @@ from utils import UserError, image_grid, write_image
 
 log = logging.getLogger("srgan")
 
+STATE_FILE = "srgan_state.npz"
 SAMPLE_PATCHES = 4
 # The settings that may change between a run and its continuation: they do not touch the numbers.
 FREE_SETTINGS = ("RUNTIME.", "VALID.", "TRAIN.cache_mb", "TRAIN.save_", "VGG.weights")
@@ -48,6 +49,15 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
     )
     valid_hr = validation_image(config.VALID.hr_img_path)
     vgg_weights = _vgg_weights(config)
+    vgg_features = (config.VGG.layer if vgg_weights else "random") if config.TRAIN.n_epoch else "none"
+    checkpoint_dir = Path(checkpoint_dir)
+    if not restart:
+        _check_continuation(checkpoint_dir, config, vgg_features)
+    try:
+        checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        log_config(checkpoint_dir / "config.json", config)
+    except OSError as error:
+        raise UserError(f"--checkpoint-dir {checkpoint_dir} cannot be written: {error}") from None
     with tf.Graph().as_default():
         tf.compat.v1.set_random_seed(config.TRAIN.seed)
         log.info("Building graph")
@@ -55,6 +65,7 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
         graph = build_training_graph(config, dtype)
         with tf.compat.v1.Session(config=runtime.session_config(config.RUNTIME)) as session:
             run = Run(config, recipe, graph, session, dataset, valid_hr, checkpoint_dir, samples_dir)
+            run.vgg_features = vgg_features
             run.start(vgg_weights, restart)
             log.info(
                 "Training on %s in %s: %d pictures, %d steps per epoch",
@@ -84,6 +95,25 @@ def _vgg_weights(config) -> dict[str, np.ndarray]:
     return vgg19.read_weights(path, config.VGG.layer)
 
 
+def _check_continuation(checkpoint_dir: Path, config, vgg_features: str) -> None:
+    """Refuses to continue a run made with other settings or features, before anything slow begins."""
+    path = checkpoint_dir / STATE_FILE
+    if not path.exists():
+        return
+    meta = checkpointing.read_meta(path)
+    differences = _differences(meta["config"], config)
+    if differences:
+        raise UserError(
+            f"the run in {checkpoint_dir} was made with other settings ({'; '.join(differences)}): use "
+            "the same ones, --restart to begin anew and overwrite it, or another --checkpoint-dir"
+        )
+    if meta["vgg_features"] != vgg_features:
+        raise UserError(
+            f"the run in {checkpoint_dir} used {meta['vgg_features']} VGG19 features, this one would use "
+            f"{vgg_features}: bring the same weights, or use --restart"
+        )
+
+
 class Run:
     """One training run: a session, its files, and where it is."""
 
@@ -94,7 +124,7 @@ class Run:
         steps_per_epoch = config.TRAIN.steps_per_epoch or dataset.steps_per_epoch
         self.schedule = Schedule(config.TRAIN, steps_per_epoch)
         self.valid_hr, self.valid_lr = valid_hr, bicubic.downsample(valid_hr)
-        self.state_path = self.checkpoint_dir / "srgan_state.npz"
+        self.state_path = self.checkpoint_dir / STATE_FILE
         self.step = 0
         self.sums: dict[str, float] = {}  # of this epoch's losses and seconds, so far
         self.vgg_features = "none"
@@ -111,8 +141,6 @@ class Run:
         if vgg_weights:
             arrays = {f"VGG19/{name}": array for name, array in vgg_weights.items()}
             checkpointing.assign(self.session, self.graph.vgg_params, arrays, "the VGG19 file")
-        if self.config.TRAIN.n_epoch:
-            self.vgg_features = self.config.VGG.layer if vgg_weights else "random"
         saver_path = tf.train.latest_checkpoint(str(self.checkpoint_dir / "saver"))
         if restart:
             self.state_path.unlink(missing_ok=True)  # or a stop before the first save would revive it
@@ -123,29 +151,14 @@ class Run:
             self._restore_saver(saver_path)
         elif self.config.TRAIN.init_weights:
             path = self.config.TRAIN.init_weights
+            if path == "pretrained":
+                path = checkpointing.PRETRAINED_DIR / "g_srresnet.npz"
             arrays, _ = checkpointing.read_npz(path)
             checkpointing.assign(self.session, self.graph.g_params, arrays, path)
             log.info("Generator starts from %s", path)
-        try:
-            self.checkpoint_dir.mkdir(parents=True, exist_ok=True)
-            log_config(self.checkpoint_dir / "config.json", self.config)
-        except OSError as error:
-            raise UserError(f"--checkpoint-dir {self.checkpoint_dir} cannot be written: {error}") from None
 
     def _restore(self) -> None:
         arrays, meta = checkpointing.read_npz(self.state_path)
-        differences = _differences(meta["config"], self.config)
-        if differences:
-            raise UserError(
-                f"the run in {self.checkpoint_dir} was made with other settings "
-                f"({'; '.join(differences)}): use the same ones, --restart to begin anew and overwrite "
-                "it, or another --checkpoint-dir"
-            )
-        if meta["vgg_features"] != self.vgg_features:
-            raise UserError(
-                f"the run in {self.checkpoint_dir} used {meta['vgg_features']} VGG19 features, this one "
-                f"would use {self.vgg_features}: bring the same weights, or use --restart"
-            )
         checkpointing.assign(self.session, self.state_variables, arrays, self.state_path)
         self.step, self.sums = meta["step"], meta["sums"]
         self._say_continued(self.state_path)

@@ -11,7 +11,7 @@ MAY_IMPORT = {
     "checkpointing": {"utils"},
     "config": set(),
     "dataset": {"utils"},
-    "evaluate": {"bicubic", "dataset", "metrics", "model", "pictures", "upscale", "utils"},
+    "evaluate": {"bicubic", "checkpointing", "dataset", "metrics", "model", "pictures", "upscale", "utils"},
     "formats": {"utils"},
     "graph": {"bicubic", "losses", "model", "schedule", "vgg19"},
     "layers": set(),

@@ -74,7 +74,8 @@ def test_foreign_npz_is_a_user_error(tmp_path):
 
 
 def test_pickled_npz_is_a_user_error(tmp_path):
-    np.savez(tmp_path / "x.npz", params=np.array([{"a": 1}], dtype=object))
+    meta = np.array('{"format_version": 1}')
+    np.savez(tmp_path / "x.npz", __meta__=meta, params=np.array([{"a": 1}], dtype=object))
     with pytest.raises(UserError, match="damaged or not a checkpoint"):
         checkpointing.read_npz(tmp_path / "x.npz")
 

@@ -1,6 +1,7 @@
 """The training graph, the schedule, and runs in a temporary folder."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -276,32 +277,38 @@ def test_stopped_and_continued_run_ends_with_the_same_bits(whole_run, tmp_path, 
     assert logs[0] == logs[1]
 
 
-def test_other_settings_are_refused_until_restart(tmp_path):
-    run_training(tmp_path, tiny("TRAIN.n_epoch=0"))
-    before = arrays_of(tmp_path)
-    with pytest.raises(UserError, match=r"TRAIN.batch_size was 2, is 1.*--restart"):
-        run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.batch_size=1"))
-    assert_same_bits(before, arrays_of(tmp_path))
-    run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.batch_size=1"), restart=True)
+@pytest.fixture(scope="module")
+def pretrained_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    run_training(folder, tiny("TRAIN.n_epoch=0"))
+    return folder
+
+
+def test_other_settings_are_refused_until_restart(pretrained_run, tmp_path):
+    shutil.copytree(pretrained_run, tmp_path, dirs_exist_ok=True)
+    other = tiny("TRAIN.n_epoch=0", "TRAIN.seed=1")
+    with pytest.raises(UserError, match=r"TRAIN.seed was 0, is 1.*--restart"):
+        run_training(tmp_path, other)
+    assert_same_bits(arrays_of(pretrained_run), arrays_of(tmp_path))
+    run_training(tmp_path, other, restart=True)
     key = "g_srgan_init.npz:SRGAN_g/out/filters"
-    assert not np.array_equal(before[key], arrays_of(tmp_path)[key])
+    assert not np.array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
 
 
-def test_settings_that_do_not_touch_the_numbers_may_change(tmp_path):
-    run_training(tmp_path, tiny("TRAIN.n_epoch=0"))
-    before = arrays_of(tmp_path)
+def test_settings_that_do_not_touch_the_numbers_may_change(pretrained_run, tmp_path, caplog):
+    shutil.copytree(pretrained_run, tmp_path, dirs_exist_ok=True)
+    caplog.set_level("INFO")
     run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.save_every=3", "RUNTIME.intra_op_threads=1"))
-    assert_same_bits(before, arrays_of(tmp_path))
+    assert "is finished" in caplog.text
+    assert_same_bits(arrays_of(pretrained_run), arrays_of(tmp_path))
 
 
-def test_training_can_start_from_weights(tmp_path):
-    run_training(tmp_path / "first", tiny("TRAIN.n_epoch=0"))
-    path = tmp_path / "first/checkpoint/g_srgan_init.npz"
+def test_training_can_start_from_weights(pretrained_run, tmp_path):
+    path = pretrained_run / "checkpoint/g_srgan_init.npz"
     frozen = ("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0", "TRAIN.lr_init=0.0")
-    run_training(tmp_path / "second", tiny(*frozen, f"TRAIN.init_weights={path}"))
-    first, second = arrays_of(tmp_path / "first"), arrays_of(tmp_path / "second")
+    run_training(tmp_path, tiny(*frozen, f"TRAIN.init_weights={path}"))
     key = "g_srgan_init.npz:SRGAN_g/out/filters"
-    np.testing.assert_array_equal(first[key], second[key])
+    np.testing.assert_array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
 
 
 def test_saver_checkpoints_continue_a_run_too(whole_run, tmp_path):

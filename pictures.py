@@ -219,7 +219,7 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
             failures += _failure_of(written)
         finally:
             reader.shutdown(cancel_futures=True)
-            writer.shutdown(cancel_futures=True)
+            writer.shutdown()
     return failures
 
 

@@ -387,38 +387,35 @@ def growth(args: argparse.Namespace) -> list[dict]:
     precision, rows = (args.precision or ["auto"])[0], []
     print(f"{precision}, {args.threads} threads; ns per HR pixel is constant where cost is linear")
     for phase, title in PHASES.items():
-        known = None  # of the last size that ran
+        peaks = {}  # HR pixels -> MB
         for patch_size in GROWTH_PATCHES:
             for batch_size in GROWTH_BATCHES:
                 pixels = batch_size * patch_size**2
                 label = f"{title:16} {patch_size:4} px, batch {batch_size:3}"
-                if known:
-                    expected = (
-                        known["start_mb"] + (known["peak_mb"] - known["start_mb"]) * pixels / known["pixels"]
-                    )
-                    if expected > args.memory_gb * 1024:
-                        print(f"{label}: skipped, it would take about {expected / 1024:.0f} GB", flush=True)
-                        continue
+                expected_gb = _expected_mb(peaks, pixels) / 1024
+                if expected_gb > args.memory_gb:
+                    print(f"{label}: skipped, it would take about {expected_gb:.0f} GB", flush=True)
+                    continue
                 with Contestant(Ours, settings_of(precision, args.threads, patch_size, batch_size)) as ours:
-                    start_mb = ours("peak_mb")
-                    ours("seconds", phase, 1)
-                    seconds = ours("seconds", phase, GROWTH_STEPS)
-                    known = {
-                        "phase": phase,
-                        "patch_size": patch_size,
-                        "batch_size": batch_size,
-                        "pixels": pixels,
-                        "seconds": seconds,
-                        "start_mb": start_mb,
-                        "peak_mb": ours("peak_mb"),
-                    }
-                rows.append(known)
+                    ours("seconds", phase, 1)  # warms up
+                    seconds, peak_mb = ours("seconds", phase, GROWTH_STEPS), ours("peak_mb")
+                peaks[pixels] = peak_mb
+                row = {"phase": phase, "patch_size": patch_size, "batch_size": batch_size}
+                rows.append({**row, "seconds": seconds, "peak_mb": peak_mb})
                 print(
                     f"{label}: {seconds:8.3f} s  {1e9 * seconds / pixels:7,.0f} ns per HR pixel"
-                    f"  {known['peak_mb']:6,.0f} MB",
+                    f"  {peak_mb:6,.0f} MB",
                     flush=True,
                 )
     return rows
+
+
+def _expected_mb(peaks: dict[int, float], pixels: int) -> float:
+    """Peak memory on the line through the smallest and the largest size so far."""
+    if len(peaks) < 2:
+        return 0.0
+    (least, low), *_, (most, high) = sorted(peaks.items())
+    return low + (high - low) * (pixels - least) / (most - least)
 
 
 def compare_input(args: argparse.Namespace) -> dict:

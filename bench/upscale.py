@@ -263,9 +263,9 @@ def compare(args: argparse.Namespace, arrays: dict, precisions: list[str]) -> di
 
 
 def check(contestants: dict[str, Contestant]) -> dict[str, int]:
-    """Levels that each result is off from our float32 one; stops if a float32 one is off by more than 1."""
+    """Levels that each result is off from our first; stops if one in float32 is off by more than 1."""
     results = {name: one("result").astype(int) for name, one in contestants.items()}
-    ours = results["ours float32"]
+    ours = next(iter(results.values()))
     print(f"result: mean {ours.mean():.0f}, standard deviation {ours.std():.0f} of 255")
     differences = {name: int(abs(result - ours).max()) for name, result in results.items()}
     for name, difference in differences.items():
@@ -284,8 +284,8 @@ def compare_big(args: argparse.Namespace, arrays: dict, precisions: list[str]) -
                 one = stack.enter_context(Contestant(Ours, arrays, precision, args.threads, size, ""))
                 one("seconds", 1)  # warms up
                 peaks[size] = one("peak_mb")
-                times = max(1, round(args.pictures * BIG[0] * BIG[1] / (size[0] * size[1]) / 4))
                 megapixels = size[0] * size[1] / 1e6
+                times = max(1, int(BIG[0] * BIG[1] / 1e6 / megapixels / 4))  # turns of a similar length
                 turns[size] = lambda one=one, times=times, mp=megapixels: one("seconds", times) / mp
             seconds = measure.take_turns(turns, args.rounds)
         ratio = measure.ratio(seconds[BIG], seconds[args.size])

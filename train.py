@@ -64,8 +64,8 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
         dtype = runtime.compute_dtype(config.RUNTIME.precision)
         graph = build_training_graph(config, dtype)
         with tf.compat.v1.Session(config=runtime.session_config(config.RUNTIME)) as session:
-            run = Run(config, recipe, graph, session, dataset, valid_hr, checkpoint_dir, samples_dir)
-            run.vgg_features = vgg_features
+            folders = checkpoint_dir, Path(samples_dir)
+            run = Run(config, recipe, graph, session, dataset, valid_hr, folders, vgg_features)
             run.start(vgg_weights, restart)
             log.info(
                 "Training on %s in %s: %d pictures, %d steps per epoch",
@@ -117,17 +117,17 @@ def _check_continuation(checkpoint_dir: Path, config, vgg_features: str) -> None
 class Run:
     """One training run: a session, its files, and where it is."""
 
-    def __init__(self, config, recipe, graph, session, dataset, valid_hr, checkpoint_dir, samples_dir):
+    def __init__(self, config, recipe, graph, session, dataset, valid_hr, folders, vgg_features):
         self.config, self.recipe = config, recipe
         self.graph, self.session, self.dataset = graph, session, dataset
-        self.checkpoint_dir, self.samples_dir = Path(checkpoint_dir), Path(samples_dir)
+        self.checkpoint_dir, self.samples_dir = folders
         steps_per_epoch = config.TRAIN.steps_per_epoch or dataset.steps_per_epoch
         self.schedule = Schedule(config.TRAIN, steps_per_epoch)
         self.valid_hr, self.valid_lr = valid_hr, bicubic.downsample(valid_hr)
         self.state_path = self.checkpoint_dir / STATE_FILE
         self.step = 0
         self.sums: dict[str, float] = {}  # of this epoch's losses and seconds, so far
-        self.vgg_features = "none"
+        self.vgg_features = vgg_features  # the layer, 'random', or 'none' without adversarial training
         self.state_variables = [v for v in tf.compat.v1.global_variables() if v not in set(graph.vgg_params)]
         self.saver = tf.compat.v1.train.Saver(self.state_variables) if config.RUNTIME.saver else None
         self.saved_at = time.monotonic()

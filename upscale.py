@@ -39,7 +39,9 @@ def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tup
         others, other_meta = _read_generator(other_path)
         shapes = {name: array.shape for name, array in others.items()}
         if shapes != {name: array.shape for name, array in arrays.items()} or any(
-            other_meta["arguments"].get(key) != value for key, value in meta["arguments"].items() if key != "init"
+            other_meta["arguments"].get(key) != value
+            for key, value in meta["arguments"].items()
+            if key != "init"
         ):
             raise UserError(f"{other_path} cannot be blended with {path}: the networks differ")
         for name, array in others.items():

@@ -12,13 +12,20 @@ import zlib
 
 import tensorflow as tf
 
+import runtime
+
 with warnings.catch_warnings():  # TensorLayer's own use of old Python and NumPy names
     warnings.simplefilter("ignore")
     import tensorlayer as tl
 
 tl.logging.set_verbosity(tl.logging.WARN)
 
-ON_GPU = bool(tf.config.list_physical_devices("GPU"))
+# TensorFlow's own convolution gradients are the faster ones on GPUs and CPUs with AVX-512: docs/speed.md
+OWN_GRADIENTS = (
+    not tf.config.list_physical_devices("GPU")
+    and "avx2" in runtime.cpu_flags()
+    and "avx512f" not in runtime.cpu_flags()
+)
 BATCH_NORM_DECAY = 0.9  # TensorLayer's default, kept by the note
 BATCH_NORM_EPSILON = 1e-5
 
@@ -114,8 +121,8 @@ def _filter_gradient(x: tf.Tensor, dy: tf.Tensor, side: int) -> tf.Tensor:
 
 
 @tf.custom_gradient
-def _conv2d_for_cpu(x: tf.Tensor, filters: tf.Tensor):
-    """Stride-1 "SAME" convolution whose gradients use the CPU's fast kernels: see docs/speed.md."""
+def _conv2d_for_avx2(x: tf.Tensor, filters: tf.Tensor):
+    """Stride-1 "SAME" convolution whose gradients use the kernels fast there: see docs/speed.md."""
 
     def gradient(dy):
         turned = tf.transpose(filters[::-1, ::-1], [0, 1, 3, 2])
@@ -141,8 +148,8 @@ class Conv2d(ScopedLayer, tl.layers.Conv2d):
 
     def forward(self, inputs):
         filters = tf.cast(self.W, inputs.dtype)
-        if self.strides == (1, 1) and self.filter_size[0] % 2 and not ON_GPU:
-            outputs = _conv2d_for_cpu(inputs, filters)
+        if self.strides == (1, 1) and self.filter_size[0] % 2 and OWN_GRADIENTS:
+            outputs = _conv2d_for_avx2(inputs, filters)
         else:
             outputs = tf.nn.conv2d(inputs, filters, self._strides, self.padding, name=self.name)
         if self.b_init:

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "evaluate": {"bicubic", "checkpointing", "dataset", "metrics", "model", "pictures", "upscale", "utils"},
     "formats": {"utils"},
     "graph": {"bicubic", "losses", "model", "schedule", "vgg19"},
-    "layers": set(),
+    "layers": {"runtime"},
     "losses": {"layers"},
     "main": {"config", "evaluate", "train", "utils"},
     "metrics": set(),

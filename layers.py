@@ -20,12 +20,9 @@ with warnings.catch_warnings():  # TensorLayer's own use of old Python and NumPy
 
 tl.logging.set_verbosity(tl.logging.WARN)
 
-# TensorFlow's own convolution gradients are the faster ones on GPUs and CPUs with AVX-512: docs/speed.md
-OWN_GRADIENTS = (
-    not tf.config.list_physical_devices("GPU")
-    and "avx2" in runtime.cpu_flags()
-    and "avx512f" not in runtime.cpu_flags()
-)
+# Which of the convolutions below are faster than TensorFlow's own: docs/speed.md
+ON_GPU = bool(tf.config.list_physical_devices("GPU"))
+ON_AVX2 = not ON_GPU and "avx2" in runtime.cpu_flags() and "avx512f" not in runtime.cpu_flags()
 BATCH_NORM_DECAY = 0.9  # TensorLayer's default, kept by the note
 BATCH_NORM_EPSILON = 1e-5
 
@@ -132,6 +129,37 @@ def _conv2d_for_avx2(x: tf.Tensor, filters: tf.Tensor):
     return tf.nn.conv2d(x, filters, 1, "SAME"), gradient
 
 
+def _has_few_positions(x: tf.Tensor, stride: int, filters: int) -> bool:
+    """Whether a convolution's output has, in a batch of 16, fewer positions than filters."""
+    height, width = x.shape[1:3]
+    return (
+        height is not None and width is not None and 16 * -(-height // stride) * -(-width // stride) < filters
+    )
+
+
+def _conv2d_of_few_positions(x: tf.Tensor, filters: tf.Tensor, stride: int) -> tf.Tensor:
+    """ "SAME" convolution as one matrix product of [N * out_h * out_w, k * k * c_in] windows and filters.
+
+    For deep layers, with few output positions and many filters, whose kernels read each filter anew
+    for every few positions. k must be a multiple of the stride: then windows are made of whole
+    stride x stride cells, and slices of cells are contiguous.
+    """
+    side, c_in, c_out = filters.shape[0], filters.shape[2], filters.shape[3]
+    cells = side // stride  # in a window, along each axis
+    sizes = [-(-length // stride) for length in x.shape[1:3]]
+    pads = [max((size + cells - 1) * stride - length, 0) for size, length in zip(sizes, x.shape[1:3])]
+    x = tf.pad(x, [[0, 0], *([pad // 2, pad - pad // 2] for pad in pads), [0, 0]])
+    if stride > 1:
+        x = tf.nn.space_to_depth(x, stride)
+    (out_h, out_w), steps = sizes, range(cells)
+    windows = tf.stack([x[:, i : i + out_h, j : j + out_w] for i in steps for j in steps], axis=3)
+    windows = tf.reshape(windows, [-1, cells, cells, stride, stride, c_in])
+    windows = tf.transpose(windows, [0, 1, 3, 2, 4, 5])  # filters' order: row of cell, row in cell, ...
+    windows = tf.reshape(windows, [-1, side * side * c_in])
+    outputs = tf.matmul(windows, tf.reshape(filters, [side * side * c_in, c_out]))
+    return tf.reshape(outputs, [-1, out_h, out_w, c_out])
+
+
 class Conv2d(ScopedLayer, tl.layers.Conv2d):
     """2-D convolution with square filters, NHWC, "SAME" padding."""
 
@@ -148,7 +176,10 @@ class Conv2d(ScopedLayer, tl.layers.Conv2d):
 
     def forward(self, inputs):
         filters = tf.cast(self.W, inputs.dtype)
-        if self.strides == (1, 1) and self.filter_size[0] % 2 and OWN_GRADIENTS:
+        side, stride = self.filter_size[0], self.strides[0]
+        if not ON_GPU and side % stride == 0 and _has_few_positions(inputs, stride, self.n_filter):
+            outputs = _conv2d_of_few_positions(inputs, filters, stride)
+        elif ON_AVX2 and stride == 1 and side % 2:
             outputs = _conv2d_for_avx2(inputs, filters)
         else:
             outputs = tf.nn.conv2d(inputs, filters, self._strides, self.padding, name=self.name)

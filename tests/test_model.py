@@ -241,3 +241,15 @@ def test_convolution_gradients_equal_tensorflows_own(session, side):
     (dx, dw), (dx_plain, dw_plain) = session.run(gradients)
     np.testing.assert_allclose(dx, dx_plain, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(dw, dw_plain, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(1, 1), (3, 1), (4, 2), (6, 3), (2, 1)])
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (5, 6), (1, 2)])
+def test_convolution_of_few_positions_equals_tensorflows_own(session, side, stride, height, width):
+    x, w = tf.constant(pictures((2, height, width, 3))), tf.constant(pictures((side, side, 3, 5), seed=1))
+    ours, plain = layers._conv2d_of_few_positions(x, w, stride), tf.nn.conv2d(x, w, stride, "SAME")
+    assert ours.shape == plain.shape
+    gradients = [tf.gradients(tf.reduce_sum(y * y), [x, w]) for y in (ours, plain)]
+    values, values_plain = session.run([(ours, *gradients[0]), (plain, *gradients[1])])
+    for value, value_plain in zip(values, values_plain):
+        np.testing.assert_allclose(value, value_plain, rtol=1e-4, atol=1e-5)

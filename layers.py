@@ -137,6 +137,17 @@ def _has_few_positions(x: tf.Tensor, stride: int, filters: int) -> bool:
     )
 
 
+@tf.custom_gradient
+def _matmul(few_rows: tf.Tensor, many_rows: tf.Tensor):
+    """Matrix product whose gradient has the taller factor first: oneDNN is up to twice as fast so."""
+
+    def gradient(dy):
+        d_few = tf.transpose(tf.matmul(many_rows, dy, transpose_b=True))
+        return d_few, tf.matmul(few_rows, dy, transpose_a=True)
+
+    return tf.matmul(few_rows, many_rows), gradient
+
+
 def _conv2d_of_few_positions(x: tf.Tensor, filters: tf.Tensor, stride: int) -> tf.Tensor:
     """ "SAME" convolution as one matrix product of [N * out_h * out_w, k * k * c_in] windows and filters.
 
@@ -156,7 +167,7 @@ def _conv2d_of_few_positions(x: tf.Tensor, filters: tf.Tensor, stride: int) -> t
     windows = tf.reshape(windows, [-1, cells, cells, stride, stride, c_in])
     windows = tf.transpose(windows, [0, 1, 3, 2, 4, 5])  # filters' order: row of cell, row in cell, ...
     windows = tf.reshape(windows, [-1, side * side * c_in])
-    outputs = tf.matmul(windows, tf.reshape(filters, [side * side * c_in, c_out]))
+    outputs = _matmul(windows, tf.reshape(filters, [side * side * c_in, c_out]))
     return tf.reshape(outputs, [-1, out_h, out_w, c_out])
 
 

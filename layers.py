@@ -186,17 +186,39 @@ class Conv2d(ScopedLayer, tl.layers.Conv2d):
         )
 
     def forward(self, inputs):
-        filters = tf.cast(self.W, inputs.dtype)
-        side, stride = self.filter_size[0], self.strides[0]
-        if not ON_GPU and side % stride == 0 and _has_few_positions(inputs, stride, self.n_filter):
+        return self._convolve(inputs, self.W, self.b if self.b_init else None)
+
+    def _convolve(self, inputs, filters, biases):
+        filters = tf.cast(filters, inputs.dtype)
+        (side, _, _, c_out), stride = filters.shape, self.strides[0]
+        if not ON_GPU and side % stride == 0 and _has_few_positions(inputs, stride, c_out):
             outputs = _conv2d_of_few_positions(inputs, filters, stride)
         elif ON_AVX2 and stride == 1 and side % 2:
             outputs = _conv2d_for_avx2(inputs, filters)
         else:
             outputs = tf.nn.conv2d(inputs, filters, self._strides, self.padding, name=self.name)
-        if self.b_init:
-            outputs = tf.nn.bias_add(outputs, tf.cast(self.b, inputs.dtype))
+        if biases is not None:
+            outputs = tf.nn.bias_add(outputs, tf.cast(biases, inputs.dtype))
         return self.act(outputs) if self.act else outputs
+
+
+class Conv1x1BeforeShuffle(Conv2d):
+    """A 1x1 convolution of what a pixel shuffle by 2 would make of its input, before that shuffle.
+
+    [N, h, w, 4 c_in] -> [N, h, w, 4 filters], by the four pixels' filters as blocks of one matrix.
+    """
+
+    def __init__(self, filters, *, W_init, name=None):
+        super().__init__(filters, 1, W_init=W_init, name=name)
+
+    def build(self, inputs_shape):
+        super().build([*inputs_shape[:-1], inputs_shape[-1] // 4])
+
+    def forward(self, inputs):
+        c_in, c_out = self.W.shape[2:]
+        blocks = tf.eye(4)[:, None, :, None] * tf.reshape(self.W, [1, c_in, 1, c_out])
+        blocks = tf.reshape(blocks, [1, 1, 4 * c_in, 4 * c_out])
+        return self._convolve(inputs, blocks, tf.tile(self.b, [4]))
 
 
 class Dense(ScopedLayer, tl.layers.Dense):

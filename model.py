@@ -11,6 +11,7 @@ import tensorflow as tf
 from layers import (
     Add,
     BatchNorm,
+    Conv1x1BeforeShuffle,
     Conv2d,
     Dense,
     FanIn,
@@ -80,12 +81,17 @@ def SRGAN_g(
             net.add(Add(name=f"b_residual_add/{i}"), [block_input, net.outputs])
         conv_norm("n64s1/c/m", "n64s1/b/m")
         net.add(Add(name=TRUNK), [head, net.outputs])
+        # What acts on single pixels commutes with pixel shuffle. In this order ReLU fuses with the
+        # convolution before it, and the last shuffle moves 12 channels instead of 256.
+        out_before_shuffle = last_kernel == 1 and activation == "relu"
         for i in (1, 2):
-            # ReLU and pixel shuffle commute; in this order ReLU fuses with the convolution.
             conv(4 * num_filters, 3, f"n256s1/{i}", act=relu)
+            if i == 2 and out_before_shuffle:
+                net.add(Conv1x1BeforeShuffle(3, W_init=weights, name="out"))
             net.add(SubpixelConv2d(scale=2, name=f"pixelshufflerx2/{i}"))
             prelu(f"n256s1/a/{i}")
-        conv(3, last_kernel, "out")
+        if not out_before_shuffle:
+            conv(3, last_kernel, "out")
         net.outputs = tf.cast(net.outputs, tf.float32)
         if output_activation == "tanh":
             net.outputs = tf.nn.tanh(net.outputs)

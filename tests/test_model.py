@@ -228,7 +228,7 @@ def test_network_prints_its_layers_and_parameters(graph, capsys):
     net.print_layers()
     net.print_params()
     text = capsys.readouterr().out
-    assert "pixelshufflerx2/2" in text and "[1, 32, 32, 4]" in text
+    assert "pixelshufflerx2/2" in text and "[1, 32, 32, 3]" in text
     assert "SRGAN_g/n64s1/c/filters" in text and f"{net.count_params():,}" in text
 
 
@@ -253,3 +253,14 @@ def test_convolution_of_few_positions_equals_tensorflows_own(session, side, stri
     values, values_plain = session.run([(ours, *gradients[0]), (plain, *gradients[1])])
     for value, value_plain in zip(values, values_plain):
         np.testing.assert_allclose(value, value_plain, rtol=1e-4, atol=1e-5)
+
+
+def test_1x1_convolution_before_pixel_shuffle_equals_the_one_after(session):
+    x = tf.constant(pictures((2, 3, 5, 4 * 6)))
+    layer = layers.Conv1x1BeforeShuffle(3, W_init=layers.Normal(1.0), name="out")
+    before = tf.nn.depth_to_space(layer(x), 2)
+    biases = tf.compat.v1.assign(layer.b, [1.0, 2.0, 3.0])
+    after = tf.nn.conv2d(tf.nn.depth_to_space(x, 2), layer.W, 1, "SAME") + layer.b
+    initialize(session)
+    session.run(biases)
+    np.testing.assert_allclose(*session.run([before, after]), rtol=1e-4, atol=1e-5)

@@ -23,6 +23,7 @@ config.TRAIN.augment = True  # random flips and quarter turns
 config.TRAIN.cache_mb = 1024  # decoded pictures kept in memory
 config.TRAIN.seed = 0  # of the initial weights and of the data's order
 config.TRAIN.batch_size = 16
+config.TRAIN.accumulate = 1  # parts of a batch computed one after another, to save memory
 config.TRAIN.steps_per_epoch = 0  # 0: one pass over the pictures
 config.TRAIN.beta1 = 0.9  # Adam
 config.TRAIN.lr_init = 1e-4  # learning rate of both phases
@@ -149,6 +150,7 @@ CHOICES = {
 }
 AT_LEAST_ONE = (
     "TRAIN.batch_size",
+    "TRAIN.accumulate",
     "TRAIN.save_every",
     "MODEL.generator.num_blocks",
     "MODEL.generator.num_filters",
@@ -182,6 +184,8 @@ def make_config(recipe: str = "tensorlayer", file: str | None = None, settings=(
         set_value(cfg, key.strip(), _parse(text.strip()))
     if cfg.TRAIN.hr_patch_size % 4 or cfg.TRAIN.hr_patch_size < 16:
         raise ValueError("TRAIN.hr_patch_size must be a multiple of 4 and at least 16")
+    if cfg.TRAIN.batch_size % cfg.TRAIN.accumulate:
+        raise ValueError("TRAIN.accumulate must divide TRAIN.batch_size")
     return cfg
 
 

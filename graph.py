@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -11,6 +12,8 @@ import losses
 import vgg19
 from model import SCALE, SRGAN_d, SRGAN_g
 from schedule import ADVERSARIAL, PRETRAIN
+
+REUSE = tf.compat.v1.AUTO_REUSE
 
 
 @dataclass
@@ -55,54 +58,46 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
         "t_image",
     )
     t_test_image = tf.compat.v1.placeholder(tf.uint8, [None, None, None, 3], "t_test_image")
-    hr = to_range(t_target_image)
-    g_args, d_args = config.MODEL.generator, config.MODEL.discriminator
+    networks = Networks(config, dtype)
 
-    net_g = SRGAN_g(to_range(t_image), is_train=True, **g_args, dtype=dtype)
-    net_g_test = SRGAN_g(to_range(t_test_image), reuse=True, **g_args, dtype=dtype)
-    net_d, logits_real = SRGAN_d(hr, **d_args, dtype=dtype)
-    net_d_fake, logits_fake = SRGAN_d(net_g.outputs, reuse=True, **d_args, dtype=dtype)
+    net_g = networks.generator(t_image, is_train=True)
+    net_g_test = networks.generator(t_test_image, is_train=False)
 
-    trainable = tf.compat.v1.trainable_variables()
-    g_vars = [variable for variable in trainable if variable.op.name.startswith("SRGAN_g/")]
-    d_vars = [variable for variable in trainable if variable.op.name.startswith("SRGAN_d/")]
+    def in_parts(objective, after=()) -> Objective:
+        """`objective(net_g, hr, after)` of the batch, or its mean over TRAIN.accumulate parts."""
+        whole = objective(net_g, to_range(t_target_image), after)
+        if config.TRAIN.accumulate == 1:
+            return whole
+        return _mean_over_parts(networks, objective, whole, t_image, t_target_image, config, after)
+
     lr_v = tf.compat.v1.get_variable("learning_rate", initializer=config.TRAIN.lr_init, trainable=False)
     global_step = tf.compat.v1.train.get_or_create_global_step()
 
     def adam(name):
         return tf.compat.v1.train.AdamOptimizer(lr_v, beta1=config.TRAIN.beta1, name=name)
 
-    def g_step(optimizer, loss, others=()):
-        updates = [optimizer.minimize(loss, var_list=g_vars), *net_g.moving_average_updates()]
-        if average is not None:
-            with tf.control_dependencies(updates):
-                updates = [average.apply(g_vars)]
-        with tf.control_dependencies([*updates, *others]):
-            return global_step.assign_add(1).op
-
     average = None
     if config.TRAIN.ema_decay:
         # num_updates ramps the decay up, so that early weights are forgotten
         average = tf.compat.v1.train.ExponentialMovingAverage(config.TRAIN.ema_decay, global_step)
+    g_vars = networks.trainable("SRGAN_g/")
 
-    mse_loss = losses.mse_loss(net_g.outputs, hr)
-    pretrain = g_step(adam("g_optim_init"), mse_loss)
+    def g_step(optimizer, objective: Objective):
+        updates = [optimizer.apply_gradients(zip(objective.gradients, g_vars)), *objective.updates]
+        if average is not None:
+            with tf.control_dependencies(updates):
+                updates = [average.apply(g_vars)]
+        with tf.control_dependencies(updates):
+            return global_step.assign_add(1).op
 
-    d_loss1, d_loss2 = losses.real_loss(logits_real), losses.fake_loss(logits_fake)
-    d_loss = d_loss1 + d_loss2
-    d_update = adam("d_optim").minimize(d_loss, var_list=d_vars)
-    real_updates = net_d.moving_average_updates()
-    with tf.control_dependencies(real_updates):  # in this order, or sums would depend on timing
-        fake_updates = net_d_fake.moving_average_updates()
+    mse = in_parts(networks.mse_objective)
+    pretrain = g_step(adam("g_optim_init"), mse)
 
-    _, hr_features = _vgg_features(config, hr, dtype, reuse=False)
-    net_vgg, sr_features = _vgg_features(config, net_g.outputs, dtype, reuse=True)
-    with tf.control_dependencies([d_update]):
-        _, logits_updated = SRGAN_d(net_g.outputs, reuse=True, **d_args, dtype=dtype)
-    g_gan_loss = config.LOSS.adversarial * losses.adversarial_loss(logits_updated)
-    vgg_loss = config.LOSS.vgg * losses.vgg_loss(sr_features, hr_features)
-    g_loss = config.LOSS.mse * mse_loss + vgg_loss + g_gan_loss
-    adversarial = g_step(adam("g_optim"), g_loss, fake_updates)
+    d = in_parts(networks.d_objective)
+    d_params = tf.compat.v1.global_variables("SRGAN_d/")  # before Adam adds its own
+    d_update = adam("d_optim").apply_gradients(zip(d.gradients, networks.trainable("SRGAN_d/")))
+    g = in_parts(networks.g_objective, after=[d_update, *d.updates])
+    adversarial = g_step(adam("g_optim"), g)
 
     return TrainingGraph(
         t_target_image=t_target_image,
@@ -113,27 +108,102 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
         global_step=global_step,
         g_params=net_g.all_params,
         g_average={v.op.name: average.average(v) for v in g_vars} if average else {},
-        d_params=net_d.all_params,
-        vgg_params=net_vgg.all_params,
+        d_params=d_params,
+        vgg_params=tf.compat.v1.global_variables("VGG19/"),
         steps={PRETRAIN: pretrain, ADVERSARIAL: adversarial},
-        losses={
-            PRETRAIN: {"mse_loss": mse_loss},
-            ADVERSARIAL: {
-                "d_loss1": d_loss1,
-                "d_loss2": d_loss2,
-                "d_loss": d_loss,
-                "g_gan_loss": g_gan_loss,
-                "mse_loss": mse_loss,
-                "vgg_loss": vgg_loss,
-                "g_loss": g_loss,
-            },
-        },
+        losses={PRETRAIN: mse.losses, ADVERSARIAL: {**d.losses, **g.losses}},
     )
 
 
-def _vgg_features(config, images: tf.Tensor, dtype: tf.DType, *, reuse: bool):
-    """VGG19 network and features of [N, h, w, 3] pictures in [-1, 1]."""
-    if config.VGG.input_size:
-        images = tf.image.resize(images, [config.VGG.input_size] * 2)  # bilinear
-    rgb = (images + 1.0) / 2.0
-    return vgg19.Vgg19_simple_api(rgb, reuse, layer=config.VGG.layer, dtype=dtype)
+class Objective(NamedTuple):
+    """What one update needs."""
+
+    losses: dict[str, tf.Tensor]  # by their log names
+    gradients: list[tf.Tensor]  # of the variables to be updated
+    updates: list[tf.Operation]  # of batch norm's moving averages
+
+
+class Networks:
+    """The networks of a config, sharing variables by scope, and the objectives made of them."""
+
+    def __init__(self, config, dtype: tf.DType):
+        self.config, self.dtype = config, dtype
+
+    def trainable(self, scope: str) -> list[tf.Variable]:
+        return tf.compat.v1.trainable_variables(scope)
+
+    def generator(self, images: tf.Tensor, *, is_train: bool):
+        """SRGAN_g on uint8 pictures."""
+        arguments = self.config.MODEL.generator
+        return SRGAN_g(to_range(images), is_train, REUSE, **arguments, dtype=self.dtype)
+
+    def discriminator(self, images: tf.Tensor):
+        return SRGAN_d(images, reuse=REUSE, **self.config.MODEL.discriminator, dtype=self.dtype)
+
+    def vgg_features(self, images: tf.Tensor) -> tf.Tensor:
+        """VGG19 features of [N, h, w, 3] pictures in [-1, 1]."""
+        vgg = self.config.VGG
+        if vgg.input_size:
+            images = tf.image.resize(images, [vgg.input_size] * 2)  # bilinear
+        rgb = (images + 1.0) / 2.0
+        return vgg19.Vgg19_simple_api(rgb, REUSE, layer=vgg.layer, dtype=self.dtype)[1]
+
+    def mse_objective(self, net_g, hr: tf.Tensor, _after=()) -> Objective:
+        mse_loss = losses.mse_loss(net_g.outputs, hr)
+        gradients = tf.gradients(mse_loss, self.trainable("SRGAN_g/"))
+        return Objective({"mse_loss": mse_loss}, gradients, net_g.moving_average_updates())
+
+    def d_objective(self, net_g, hr: tf.Tensor, _after=()) -> Objective:
+        net_d, logits_real = self.discriminator(hr)
+        net_d_fake, logits_fake = self.discriminator(net_g.outputs)
+        d_loss1, d_loss2 = losses.real_loss(logits_real), losses.fake_loss(logits_fake)
+        d_loss = d_loss1 + d_loss2
+        real_updates = net_d.moving_average_updates()
+        with tf.control_dependencies(real_updates):  # in this order, or sums would depend on timing
+            fake_updates = net_d_fake.moving_average_updates()
+        return Objective(
+            {"d_loss1": d_loss1, "d_loss2": d_loss2, "d_loss": d_loss},
+            tf.gradients(d_loss, self.trainable("SRGAN_d/")),
+            fake_updates,
+        )
+
+    def g_objective(self, net_g, hr: tf.Tensor, after=()) -> Objective:
+        """`after`: the operations of D's update, which G's loss comes after."""
+        factors = self.config.LOSS
+        mse_loss = losses.mse_loss(net_g.outputs, hr)
+        vgg_loss = losses.vgg_loss(self.vgg_features(net_g.outputs), self.vgg_features(hr))
+        with tf.control_dependencies(after):
+            _, logits_fake = self.discriminator(net_g.outputs)
+        vgg_loss = factors.vgg * vgg_loss
+        g_gan_loss = factors.adversarial * losses.adversarial_loss(logits_fake)
+        g_loss = factors.mse * mse_loss + vgg_loss + g_gan_loss
+        return Objective(
+            {"g_gan_loss": g_gan_loss, "mse_loss": mse_loss, "vgg_loss": vgg_loss, "g_loss": g_loss},
+            tf.gradients(g_loss, self.trainable("SRGAN_g/")),
+            net_g.moving_average_updates(),
+        )
+
+
+def _mean_over_parts(
+    networks: Networks, objective, whole: Objective, t_image, t_target_image, config, after
+) -> Objective:
+    """Losses and gradients as means over the batch's parts, one part in memory at a time.
+
+    `whole`, the objective of the batch at once, gives the names and shapes; it is never run.
+    """
+    parts = config.TRAIN.accumulate
+    size = tf.shape(t_image)[0] // parts
+
+    def add_part(index, sums):
+        rows = slice(index * size, (index + 1) * size)
+        net_g = networks.generator(t_image[rows], is_train=True)
+        part = objective(net_g, to_range(t_target_image[rows]))
+        with tf.control_dependencies(part.updates):
+            values = [*part.losses.values(), *part.gradients]
+            return index + 1, [total + value / parts for total, value in zip(sums, values)]
+
+    zeros = [tf.zeros(value.shape) for value in [*whole.losses.values(), *whole.gradients]]
+    with tf.control_dependencies(after):
+        _, means = tf.while_loop(lambda index, _: index < parts, add_part, [0, zeros], parallel_iterations=1)
+    count = len(whole.losses)
+    return Objective(dict(zip(whole.losses, means[:count])), means[count:], [means[0].op])

@@ -163,8 +163,8 @@ class TwoRuns(Ours):
         net_g = SRGAN_g(graph.to_range(t_image), is_train=True, **generator, dtype=self.dtype)
         net_d, real = SRGAN_d(hr, **discriminator, dtype=self.dtype)
         _, fake = SRGAN_d(net_g.outputs, reuse=True, **discriminator, dtype=self.dtype)
-        _, hr_features = graph._vgg_features(config, hr, self.dtype, reuse=False)
-        _, sr_features = graph._vgg_features(config, net_g.outputs, self.dtype, reuse=True)
+        networks = graph.Networks(config, self.dtype)
+        hr_features, sr_features = networks.vgg_features(hr), networks.vgg_features(net_g.outputs)
 
         d_losses = {"d_loss1": losses.real_loss(real), "d_loss2": losses.fake_loss(fake)}
         g_losses = {

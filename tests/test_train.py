@@ -99,6 +99,45 @@ def test_one_run_step_equals_the_two_runs_of_the_note():
         np.testing.assert_allclose(result[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("phase", [PRETRAIN, ADVERSARIAL])
+def test_accumulated_parts_give_the_step_of_the_whole_batch(phase):
+    """Both halves of the batch are the same pictures, so that batch norm sees the same statistics."""
+    pictures = np.concatenate([batch(), batch()])
+    results = []
+    for parts in (1, 2):
+        cfg = tiny("TRAIN.batch_size=4", f"TRAIN.accumulate={parts}")
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            tf.compat.v1.set_random_seed(0)
+            graph = build_training_graph(cfg, tf.float32)
+            session.run(tf.compat.v1.global_variables_initializer())
+            feed = {graph.t_target_image: pictures}
+            session.run(graph.steps[phase], feed)  # the losses of the second step show the update
+            values = session.run([graph.losses[phase], graph.steps[phase]], feed)[0]
+            slots = [v for v in tf.compat.v1.global_variables("SRGAN") if "_optim" in v.op.name]
+            results.append((values, checkpointing.fetch(session, slots)))
+            assert session.run(graph.global_step) == 2
+    (losses_whole, slots_whole), (losses_parts, slots_parts) = results
+    assert losses_parts == pytest.approx(losses_whole, rel=1e-3)
+    assert any(np.abs(array).max() > 1e-6 for array in slots_whole.values())
+    for name in slots_whole:  # Adam's averages of gradients and of their squares
+        np.testing.assert_allclose(slots_parts[name], slots_whole[name], rtol=1e-2, atol=1e-9, err_msg=name)
+
+
+def test_parts_of_a_batch_are_averaged():
+    cfg = tiny("TRAIN.batch_size=4", "TRAIN.accumulate=2")
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.set_random_seed(0)
+        graph = build_training_graph(cfg, tf.float32)
+        session.run(tf.compat.v1.global_variables_initializer())
+
+        def mse(pictures):
+            loss = graph.losses[PRETRAIN]["mse_loss"]
+            return session.run(loss, {graph.t_target_image: np.concatenate(pictures)})
+
+        a, b = batch(0), batch(1)
+        assert mse([a, b]) == pytest.approx((mse([a, a]) + mse([b, b])) / 2, rel=1e-6)
+
+
 def test_discriminators_update_leaves_the_generator_and_pretraining_leaves_the_discriminator(session):
     graph = build_training_graph(tiny(), tf.float32)
     session.run(tf.compat.v1.global_variables_initializer())

@@ -49,6 +49,7 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
 
     An adversarial step is one run: D's update first, then G's against the updated D, sharing one
     forward pass of G and one VGG19 pass of the target; the numbers are those of two separate runs.
+    D and VGG19 exist only if there are adversarial epochs.
     """
     patch = config.TRAIN.hr_patch_size
     t_target_image = tf.compat.v1.placeholder(tf.uint8, [None, patch, patch, 3], "t_target_image")
@@ -93,11 +94,15 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
     mse = in_parts(networks.mse_objective)
     pretrain = g_step(adam("g_optim_init"), mse)
 
-    d = in_parts(networks.d_objective)
-    d_params = tf.compat.v1.global_variables("SRGAN_d/")  # before Adam adds its own
-    d_update = adam("d_optim").apply_gradients(zip(d.gradients, networks.trainable("SRGAN_d/")))
-    g = in_parts(networks.g_objective, after=[d_update, *d.updates])
-    adversarial = g_step(adam("g_optim"), g)
+    steps, step_losses = {PRETRAIN: pretrain}, {PRETRAIN: mse.losses}
+    d_params = []
+    if config.TRAIN.n_epoch:
+        d = in_parts(networks.d_objective)
+        d_params = tf.compat.v1.global_variables("SRGAN_d/")  # before Adam adds its own
+        d_update = adam("d_optim").apply_gradients(zip(d.gradients, networks.trainable("SRGAN_d/")))
+        g = in_parts(networks.g_objective, after=[d_update, *d.updates])
+        steps[ADVERSARIAL] = g_step(adam("g_optim"), g)
+        step_losses[ADVERSARIAL] = {**d.losses, **g.losses}
 
     return TrainingGraph(
         t_target_image=t_target_image,
@@ -110,8 +115,8 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
         g_average={v.op.name: average.average(v) for v in g_vars} if average else {},
         d_params=d_params,
         vgg_params=tf.compat.v1.global_variables("VGG19/"),
-        steps={PRETRAIN: pretrain, ADVERSARIAL: adversarial},
-        losses={PRETRAIN: mse.losses, ADVERSARIAL: {**d.losses, **g.losses}},
+        steps=steps,
+        losses=step_losses,
     )
 
 

@@ -34,7 +34,8 @@ class Normal:
         self.stddev, self.mean = stddev, mean
 
     def __call__(self, shape, name: str) -> tf.Tensor:
-        return tf.random.stateless_normal(shape, _seed(name), self.mean, self.spread(shape))
+        # stateful, or graph optimisers would compute it on one thread to see whether it is a small constant
+        return tf.random.normal(shape, self.mean, self.spread(shape), seed=zlib.crc32(name.encode()))
 
     def spread(self, shape) -> float:
         return self.stddev
@@ -61,11 +62,6 @@ class Constant:
 
     def __call__(self, shape, name: str) -> tf.Tensor:
         return tf.fill(shape, self.value)
-
-
-def _seed(name: str) -> list[int]:
-    graph_seed = tf.compat.v1.get_default_graph().seed or 0
-    return [graph_seed, zlib.crc32(name.encode())]
 
 
 class ScopedLayer(tl.layers.Layer):

@@ -137,7 +137,8 @@ class Run:
 
     def start(self, vgg_weights: dict[str, np.ndarray], restart: bool) -> None:
         """Initialises every variable, then restores the run in `checkpoint_dir` if there is one."""
-        self.session.run(tf.compat.v1.global_variables_initializer())
+        random = self.state_variables if vgg_weights else tf.compat.v1.global_variables()
+        self.session.run(tf.compat.v1.variables_initializer(random))
         if vgg_weights:
             arrays = {f"VGG19/{name}": array for name, array in vgg_weights.items()}
             checkpointing.assign(self.session, self.graph.vgg_params, arrays, "the VGG19 file")
@@ -167,7 +168,8 @@ class Run:
         try:
             self.saver.restore(self.session, path)
         except (tf.errors.OpError, ValueError) as error:
-            raise UserError(f"{path} does not fit this network: {error.args[-1]}") from None
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{path} does not fit this network: {reason}") from None
         self.step = int(self.session.run(self.graph.global_step))
         self._say_continued(path)
 

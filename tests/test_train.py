@@ -286,25 +286,34 @@ def test_state_holds_the_step_and_every_slot_of_the_optimisers(whole_run):
     assert not any(name.startswith("VGG19/") for name in arrays)
 
 
-@pytest.mark.parametrize("stop_after", [2, 6, 8])
-def test_stopped_and_continued_run_ends_with_the_same_bits(whole_run, tmp_path, monkeypatch, stop_after):
-    """Stops within pretraining, at the border of the phases, and within adversarial training."""
+@pytest.fixture
+def run_until(tmp_path, monkeypatch):
+    """Runs in `tmp_path` and stops as by SIGTERM after so many steps."""
     real_epoch = train.Run._epoch
 
-    def epoch_with_stop(run, batches, stop):
-        def counted():
-            for images in batches:
-                if run.step + 1 == stop_after:
-                    stop.signal = 15
-                yield images
+    def run(cfg, stop_after):
+        def epoch_with_stop(run, batches, stop):
+            def counted():
+                for images in batches:
+                    if run.step + 1 == stop_after:
+                        stop.signal = 15
+                    yield images
 
-        real_epoch(run, counted(), stop)
+            real_epoch(run, counted(), stop)
 
-    monkeypatch.setattr(train.Run, "_epoch", epoch_with_stop)
-    with pytest.raises(SystemExit) as stopped:
-        run_training(tmp_path, tiny("TRAIN.ema_decay=0.9"))
-    assert stopped.value.code == 143
-    monkeypatch.undo()
+        with monkeypatch.context() as patch:
+            patch.setattr(train.Run, "_epoch", epoch_with_stop)
+            with pytest.raises(SystemExit) as stopped:
+                run_training(tmp_path, cfg)
+        assert stopped.value.code == 143
+
+    return run
+
+
+@pytest.mark.parametrize("stop_after", [2, 6, 8])
+def test_stopped_and_continued_run_ends_with_the_same_bits(whole_run, tmp_path, run_until, stop_after):
+    """Stops within pretraining, at the border of the phases, and within adversarial training."""
+    run_until(tiny("TRAIN.ema_decay=0.9"), stop_after)
     state, meta = checkpointing.read_npz(tmp_path / "checkpoint/srgan_state.npz")
     assert meta["step"] == state["global_step"] == stop_after
     run_training(tmp_path, tiny("TRAIN.ema_decay=0.9"))
@@ -350,9 +359,9 @@ def test_training_can_start_from_weights(pretrained_run, tmp_path):
     np.testing.assert_array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
 
 
-def test_saver_checkpoints_continue_a_run_too(whole_run, tmp_path):
+def test_saver_checkpoints_continue_a_run_too(whole_run, tmp_path, run_until):
     settings = ("TRAIN.ema_decay=0.9", "RUNTIME.saver=True")
-    run_training(tmp_path, tiny(*settings, "TRAIN.n_epoch=0"))
+    run_until(tiny(*settings), 6)
     for file in (tmp_path / "checkpoint").glob("*.npz"):
         file.unlink()
     run_training(tmp_path, tiny(*settings, "RUNTIME.trace_steps=2"))
@@ -362,3 +371,16 @@ def test_saver_checkpoints_continue_a_run_too(whole_run, tmp_path):
     assert len(timelines) == 2
     events = json.loads(timelines[0].read_text())["traceEvents"]
     assert any("Conv2D" in event.get("name", "") for event in events)
+
+
+def test_saver_checkpoint_of_another_network_is_refused(tmp_path):
+    run_training(tmp_path, tiny("TRAIN.n_epoch=0", "RUNTIME.saver=True"))
+    for file in (tmp_path / "checkpoint").glob("*.npz"):
+        file.unlink()
+    with pytest.raises(UserError, match="does not fit this network"):
+        run_training(tmp_path, tiny("RUNTIME.saver=True"))
+
+
+def test_state_without_adversarial_epochs_has_no_discriminator(pretrained_run):
+    names = {name.partition("/")[0] for name in arrays_of(pretrained_run)}
+    assert not any("SRGAN_d" in name or "VGG19" in name for name in names)

@@ -32,7 +32,9 @@ SAMPLE_FILES = {
 VALIDATION_FILE = ("skimage", "data/astronaut.png")  # public domain (NASA)
 _DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
-_AUTO_CROP_PX = 480  # 'auto' takes one crop for each 480 x 480 px of a picture
+# 'auto' takes one crop for each square of so many patch sides of a picture: few enough to differ, and
+# enough to make decoding cheap beside a training step
+_AUTO_CROP_SIDES = 2.5
 _POOL_BYTES = 64 * 2**20  # crops cut ahead of their turn
 _STEPS_AHEAD = 4
 _DECODED_BYTES = 4  # per pixel: Pillow pads RGB to four bytes
@@ -120,7 +122,7 @@ class Dataset:
             )
         self._sizes = np.array([size for size, fits in zip(sizes, large) if fits])  # [n, (h, w)]
         if crops_per_image == "auto":
-            areas = self._sizes.prod(axis=1) / _AUTO_CROP_PX**2
+            areas = self._sizes.prod(axis=1) / (_AUTO_CROP_SIDES * patch_size) ** 2
             self._crops = np.maximum(1, np.rint(areas)).astype(np.int64)
         else:
             self._crops = np.full(len(self._paths), crops_per_image)

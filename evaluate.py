@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import logging
 import time
@@ -54,10 +55,7 @@ def evaluate(args, config) -> int:
     for other, share in args.blend:
         log.info("  blended with %g of %s", share, other)
     with Upscaler(arrays, meta["arguments"], config.RUNTIME, source=path) as upscaler:
-
-        def upscale(image):
-            return upscaler(image, self_ensemble=args.self_ensemble)
-
+        upscale = functools.partial(upscaler, self_ensemble=args.self_ensemble)
         if args.mode == "benchmark":
             output = args.output or args.samples_dir / "benchmark"
             benchmark(upscale, [Path(folder) for folder in args.input], output)

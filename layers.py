@@ -167,6 +167,18 @@ def _conv2d_of_few_positions(x: tf.Tensor, filters: tf.Tensor, stride: int) -> t
     return tf.reshape(outputs, [-1, out_h, out_w, c_out])
 
 
+def _conv2d_of_any_width(x: tf.Tensor, filters: tf.Tensor) -> tf.Tensor:
+    """Stride-1 "SAME" convolution by few filters, whose rounding does not depend on the width.
+
+    oneDNN's kernel for few filters works on up to 30 columns at a time; where it would leave fewer
+    than half a filter another kernel takes its place, which sums in another order. With columns of
+    zeros to a multiple of 60 none is left, and tiles of a picture equal the whole bit for bit.
+    """
+    width = tf.shape(x)[2]
+    x = tf.pad(x, [[0, 0], [0, 0], [0, -width % 60], [0, 0]])
+    return tf.nn.conv2d(x, filters, 1, "SAME")[:, :, :width]
+
+
 class Conv2d(ScopedLayer, tl.layers.Conv2d):
     """2-D convolution with square filters, NHWC, "SAME" padding."""
 
@@ -189,6 +201,8 @@ class Conv2d(ScopedLayer, tl.layers.Conv2d):
         (side, _, _, c_out), stride = filters.shape, self.strides[0]
         if not ON_GPU and side % stride == 0 and _has_few_positions(inputs, stride, c_out):
             outputs = _conv2d_of_few_positions(inputs, filters, stride)
+        elif not ON_GPU and stride == 1 and side > 3 and c_out < 16 and inputs.shape[2] is None:
+            outputs = _conv2d_of_any_width(inputs, filters)
         elif ON_AVX2 and stride == 1 and side % 2:
             outputs = _conv2d_for_avx2(inputs, filters)
         else:

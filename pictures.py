@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,7 @@ _SUFFIX_OF_FORMAT = {
 _MAX_OUTSCALE = 16
 _OUTPUT_STEM = re.compile(r"(.+)_x\d+(\.\d+)?")
 
-Upscale = Callable[[np.ndarray], np.ndarray]
+Upscale = Callable[[np.ndarray, Callable[[float], None]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ def upscale_files(
 ) -> int:
     """Upscales files and folders into `output_dir`; 0, or 1 if some pictures failed.
 
-    `upscale` takes uint8 or uint16 [h, w, 3] to the same type, [scale * h, scale * w, 3]. A
-    UserError of it is that picture's failure. Results that exist are left unless `overwrite`.
+    `upscale(pixels, progress)` takes uint8 or uint16 [h, w, 3] to the same type, [scale * h,
+    scale * w, 3], and tells `progress` the share that is done. A UserError of it is that picture's
+    failure. Results that exist are left unless `overwrite`.
     """
     jobs = plan_outputs(inputs, output_dir, format=format, outscale=outscale)
     _make_writable(Path(output_dir))
@@ -204,23 +206,29 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
         try:
             for index, (job, read) in enumerate(_read_ahead(reader, jobs, outscale)):
                 bar.set_postfix_str(job.source.name)
+                show = partial(_show, bar, bar.n, sizes[index])
                 if not shows_bar:
                     print(f"[{index + 1}/{len(jobs)}] {job.source}", file=sys.stderr, flush=True)
                 try:
                     picture = read.result()
-                    sr = _upscale(upscale, picture, job, scale)
+                    sr = _upscale(upscale, picture, job, scale, show)
                 except UserError as error:
                     failures.append(str(error))
                 else:
                     failures += _failure_of(written)
                     written = writer.submit(_write, job, picture, sr, outscale)
                     del picture, sr  # or they would last until the next ones are there
-                bar.update(sizes[index])
+                show(1.0)
             failures += _failure_of(written)
         finally:
             reader.shutdown(cancel_futures=True)
             writer.shutdown()
     return failures
+
+
+def _show(bar: tqdm, start: int, pixels: int, share: float) -> None:
+    """Moves the bar to a picture's start and the share of its pixels that is done."""
+    bar.update(start + round(share * pixels) - bar.n)
 
 
 def _read_ahead(reader: ThreadPoolExecutor, jobs: list[Job], outscale: float) -> Iterator[tuple[Job, Future]]:
@@ -239,9 +247,9 @@ def _read(job: Job, outscale: float) -> Picture:
     return picture
 
 
-def _upscale(upscale: Upscale, picture: Picture, job: Job, scale: int) -> np.ndarray:
+def _upscale(upscale: Upscale, picture: Picture, job: Job, scale: int, progress: Callable) -> np.ndarray:
     try:
-        sr = upscale(_network_input(picture))
+        sr = upscale(_network_input(picture), progress)
     except UserError as error:
         raise UserError(f"cannot upscale {job.source}: {error}") from error
     height, width = picture.pixels.shape[:2]

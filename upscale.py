@@ -76,7 +76,10 @@ def fold_batch_norm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 class Upscaler:
-    """x4 upscaling by trained weights: `upscaler(image)`; use as a context manager."""
+    """x4 upscaling by trained weights: `upscaler(image)`; use as a context manager.
+
+    One call at a time: oneDNN's convolutions spoil each other's results when two threads run one graph.
+    """
 
     def __init__(self, arrays: dict[str, np.ndarray], arguments: dict, settings, *, source="weights"):
         """`arrays` and `arguments` as `load_generator` gives them; `settings` is config.RUNTIME."""
@@ -128,37 +131,47 @@ class Upscaler:
     def __exit__(self, *_) -> None:
         self._session.close()
 
-    def __call__(self, image: np.ndarray, *, self_ensemble: bool = False) -> np.ndarray:
+    def __call__(
+        self,
+        image: np.ndarray,
+        progress: Callable[[float], None] = lambda share: None,
+        *,
+        self_ensemble: bool = False,
+    ) -> np.ndarray:
         """uint8 or uint16 RGB [h, w, 3] -> same type [4h, 4w, 3].
 
         self_ensemble: the mean over eight flips and quarter turns (Timofte et al. 2016, section 3.6).
+        `progress` is told the share that is done, in (0, 1], after each tile.
         """
         assert image.ndim == 3 and image.shape[2] == 3 and image.dtype in (np.uint8, np.uint16)
         if not self_ensemble:
-            return self._upscale(image, lambda sr: to_integers(sr, image.dtype))
+            return self._upscale(image, lambda sr: to_integers(sr, image.dtype), progress)
         total = 0.0
-        for turns in range(4):
-            for flip in (1, -1):
-                turned = np.rot90(image, turns)[:, ::flip]
-                sr = self._upscale(turned, lambda sr: np.clip(sr, -1.0, 1.0))
-                total += np.rot90(sr[:, ::flip], -turns)
+        for view, (turns, flip) in enumerate(itertools.product(range(4), (1, -1))):
+            turned = np.rot90(image, turns)[:, ::flip]
+            sr = self._upscale(
+                turned,
+                lambda sr: np.clip(sr, -1.0, 1.0),
+                lambda share, view=view: progress((view + share) / 8),
+            )
+            total += np.rot90(sr[:, ::flip], -turns)
         return to_integers(total / 8, image.dtype)
 
-    def _upscale(self, image: np.ndarray, convert: Callable) -> np.ndarray:
+    def _upscale(self, image: np.ndarray, convert: Callable, progress: Callable) -> np.ndarray:
         """[h, w, 3] integers -> `convert` of the network's output in [-1, 1]."""
         while True:
             try:
-                return self._upscale_tiled(image, convert)
+                return self._upscale_tiled(image, convert, progress)
             except (tf.errors.ResourceExhaustedError, MemoryError):
                 self._trunk_px, self._head_px = self._trunk_px // 2, self._head_px // 2
                 if self._head_px < SMALLEST_TILE_PX:
                     raise UserError("there is too little memory for even the smallest tile") from None
                 log.warning("Out of memory: going on with tiles of half the size")
 
-    def _upscale_tiled(self, image: np.ndarray, convert: Callable) -> np.ndarray:
+    def _upscale_tiled(self, image: np.ndarray, convert: Callable, progress: Callable) -> np.ndarray:
         whole = Box(0, 0, *image.shape[:2])
         half_range = np.float32(np.iinfo(image.dtype).max / 2)
-        result = None
+        result, done_px = None, 0
         for tile in tiles(whole, self._trunk_px, self._trunk_halo + self._head_halo):
             needed = tile.grown(self._head_halo, whole)
             seen = needed.grown(self._trunk_halo, whole)
@@ -173,6 +186,8 @@ class Upscaler:
                 if result is None:
                     result = np.empty((SCALE * whole.bottom, SCALE * whole.right, 3), sr.dtype)
                 result[part.slices(scale=SCALE)] = sr
+                done_px += part.area
+                progress(done_px / whole.area)
         return result
 
 
@@ -183,6 +198,10 @@ class Box(NamedTuple):
     left: int
     bottom: int
     right: int
+
+    @property
+    def area(self) -> int:
+        return (self.bottom - self.top) * (self.right - self.left)
 
     def grown(self, halo: int, limit: Box) -> Box:
         """The box and `halo` pixels around it, where `limit` has them."""

@@ -18,7 +18,7 @@ from utils import UserError
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-def nearest(pixels):
+def nearest(pixels, _progress):
     """Stands in for the network."""
     assert pixels.ndim == 3
     assert pixels.shape[2] == 3
@@ -92,7 +92,9 @@ def test_a_dark_16_bit_picture_reaches_the_upscaler_as_it_is(tmp_path):
     dark = random_samples(np.uint16, 5, 6) % 100
     write_picture(tmp_path / "a.png", Picture(dark))
     seen = []
-    upscale_files(lambda x: seen.append(x) or nearest(x), [str(tmp_path / "a.png")], tmp_path / "o")
+    upscale_files(
+        lambda x, progress: seen.append(x) or nearest(x, progress), [str(tmp_path / "a.png")], tmp_path / "o"
+    )
     np.testing.assert_array_equal(seen[0], np.dstack([dark] * 3))
     np.testing.assert_array_equal(read_picture(tmp_path / "o/a_x4.png").pixels, four_times(dark))
 
@@ -100,8 +102,8 @@ def test_a_dark_16_bit_picture_reaches_the_upscaler_as_it_is(tmp_path):
 def test_gray_is_the_rounded_mean_of_the_three_channels(tmp_path):
     write_picture(tmp_path / "a.png", Picture(np.full((2, 2), 65533, np.uint16)))
 
-    def tint(pixels):
-        return nearest(pixels) + np.array([0, 0, 2], np.uint16)  # means end in 2/3
+    def tint(pixels, progress):
+        return nearest(pixels, progress) + np.array([0, 0, 2], np.uint16)  # means end in 2/3
 
     upscale_files(tint, [str(tmp_path / "a.png")], tmp_path / "out")
     assert (read_picture(tmp_path / "out/a_x4.png").pixels == 65534).all()
@@ -203,7 +205,7 @@ def test_mistakes_are_refused_before_any_work(tmp_path):
     ]
     for inputs, output, options, sentence in cases:
         with pytest.raises(UserError) as error:
-            upscale_files(lambda x: pytest.fail("work has begun"), inputs, output, **options)
+            upscale_files(lambda *_: pytest.fail("work has begun"), inputs, output, **options)
         assert sentence in str(error.value)
         assert "\n" not in str(error.value)
     assert not out.exists() or names_in(out) == []
@@ -234,10 +236,10 @@ def test_bad_files_are_reported_at_the_end_and_do_not_stop_the_others(tmp_path, 
     (tmp_path / "in/f.jpg").touch()
     (tmp_path / "out/e_x4.png").mkdir(parents=True)
 
-    def upscale(pixels):
+    def upscale(pixels, progress):
         if pixels.shape[1] == 7:
             raise UserError("not enough memory for the smallest tile")
-        return nearest(pixels)
+        return nearest(pixels, progress)
 
     inputs = [str(tmp_path / "in")]
     assert upscale_files(upscale, inputs, tmp_path / "out", overwrite=True) == 1
@@ -258,7 +260,7 @@ def test_bad_files_are_reported_at_the_end_and_do_not_stop_the_others(tmp_path, 
 
 def test_results_too_large_for_their_format_fail_before_they_are_computed(tmp_path, capfd):
     write_picture(tmp_path / "a.webp", Picture(np.zeros((1, 4096), np.uint8)))
-    code = upscale_files(lambda x: pytest.fail("computed"), [str(tmp_path / "a.webp")], tmp_path)
+    code = upscale_files(lambda *_: pytest.fail("computed"), [str(tmp_path / "a.webp")], tmp_path)
     assert code == 1
     assert "WEBP holds at most 16383 pixels a side" in capfd.readouterr().err
 
@@ -307,7 +309,7 @@ def test_any_final_factor_gives_the_rounded_size(tmp_path, dtype, outscale):
 
 def test_another_network_factor_is_resized_to_the_final_one(tmp_path):
     make_png(tmp_path / "a.png")
-    twice = lambda pixels: pixels.repeat(2, axis=0).repeat(2, axis=1)  # noqa: E731
+    twice = lambda pixels, progress: pixels.repeat(2, axis=0).repeat(2, axis=1)  # noqa: E731
     assert upscale_files(twice, [str(tmp_path)], tmp_path / "out", scale=2) == 0
     assert size_of(tmp_path / "out/a_x4.png") == (20, 24)
 
@@ -345,12 +347,12 @@ def test_reading_computing_and_writing_overlap_but_stay_bounded(tmp_path, monkey
         begun.append("read")
         return read(path)
 
-    def upscale(pixels):
+    def upscale(pixels, progress):
         time.sleep(0.03)
         computed.append(1)
         seen_read.append(begun.count("read") - len(computed))
         seen_behind.append(len(computed) - 1 - begun.count("written"))
-        return nearest(pixels)
+        return nearest(pixels, progress)
 
     monkeypatch.setattr(pictures, "read_picture", counted_read)
     monkeypatch.setattr(pictures, "write_picture", slow_write)
@@ -366,11 +368,11 @@ def test_interruptions_and_bugs_pass_and_leave_no_thread_and_no_half_file(tmp_pa
         make_png(tmp_path / f"in/{index}.png")
     calls = []
 
-    def upscale(pixels):
+    def upscale(pixels, progress):
         calls.append(1)
         if len(calls) == 3:
             raise error
-        return nearest(pixels)
+        return nearest(pixels, progress)
 
     threads = threading.active_count()
     with pytest.raises(error):
@@ -390,7 +392,7 @@ def stop(number, frame):
 
 signal.signal(signal.SIGTERM, stop)
 
-def upscale(pixels):
+def upscale(pixels, progress):
     time.sleep(0.15)
     return pixels.repeat(4, axis=0).repeat(4, axis=1)
 
@@ -420,7 +422,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, number):
     if number == signal.SIGTERM:
         assert len(list(out.iterdir())) == len(done)
     calls = []
-    upscale_files(lambda x: calls.append(1) or nearest(x), [str(tmp_path / "in")], out)
+    upscale_files(lambda x, progress: calls.append(1) or nearest(x, progress), [str(tmp_path / "in")], out)
     assert len(calls) == 6 - len(done)
     for path in (tmp_path / "whole").iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes()

@@ -27,7 +27,7 @@ class TrainingGraph:
     lr_v: tf.Variable
     global_step: tf.Variable
     g_params: list[tf.Variable]
-    g_average: dict[str, tf.Variable]  # moving average of trained weights by their name; may be empty
+    g_average: dict[str, tf.Variable]  # moving average of g_params by their name; may be empty
     d_params: list[tf.Variable]
     vgg_params: list[tf.Variable]
     steps: dict[str, tf.Operation]  # phase -> one training step
@@ -87,7 +87,7 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
         updates = [optimizer.apply_gradients(zip(objective.gradients, g_vars)), *objective.updates]
         if average is not None:
             with tf.control_dependencies(updates):
-                updates = [average.apply(g_vars)]
+                updates = [average.apply(net_g.all_params)]
         with tf.control_dependencies(updates):
             return global_step.assign_add(1).op
 
@@ -112,7 +112,7 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
         lr_v=lr_v,
         global_step=global_step,
         g_params=net_g.all_params,
-        g_average={v.op.name: average.average(v) for v in g_vars} if average else {},
+        g_average={v.op.name: average.average(v) for v in net_g.all_params} if average else {},
         d_params=d_params,
         vgg_params=tf.compat.v1.global_variables("VGG19/"),
         steps=steps,

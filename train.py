@@ -263,6 +263,7 @@ class Run:
             self.save_weights(phase)
         training_log.write(line, steps, self.schedule.phase_end(phase) - self.step)
         if "psnr_db" in line:
+            training_log.plot(self.samples_dir / "learning_curve.png")
             self.save_state()
 
     def _run(self, fetches, feed):
@@ -308,11 +309,10 @@ class Run:
         return metrics.psnr_y(valid_sr, self.valid_hr)
 
     def _average_weights(self) -> dict[str, np.ndarray]:
-        """The generator's weights for use: the moving average of those that have one."""
-        arrays = checkpointing.fetch(self.session, self.graph.g_params)
-        for name, average in self.graph.g_average.items():
-            arrays[name] = self.session.run(average)
-        return arrays
+        """The generator's weights for use: their moving average if TRAIN.ema_decay asks for one."""
+        if self.graph.g_average:
+            return self.session.run(self.graph.g_average)
+        return checkpointing.fetch(self.session, self.graph.g_params)
 
     def _load_weights(self, arrays: dict[str, np.ndarray]) -> None:
         checkpointing.assign(self.session, self.graph.g_params, arrays, "the moving average")

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import tensorflow as tf
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 log = logging.getLogger("srgan")
@@ -52,10 +53,31 @@ class TrainingLog:
                 self._writer.add_summary(tf.compat.v1.Summary(value=[point]), line["step"])
         self._writer.flush()
 
+    def plot(self, path: Path) -> None:
+        """Losses, and the validation picture's PSNR, over all steps so far."""
+        lines = [json.loads(text) for text in self.path.read_text().splitlines()]
+        figure = Figure(figsize=(9, 6), layout="constrained")
+        losses, psnr = figure.subplots(2, 1, sharex=True)
+        names = dict.fromkeys(name for line in lines for name in line if _is_loss(name))
+        for axes, keys in ((losses, names), (psnr, ["psnr_db"])):
+            for key in keys:
+                points = [(line["step"], line[key]) for line in lines if key in line]
+                axes.plot(*zip(*points), marker=".", label=key)
+            axes.grid(alpha=0.3)
+        losses.set(yscale="log", ylabel="loss, mean of an epoch")
+        losses.legend()
+        psnr.set(xlabel="step", ylabel="validation PSNR on Y, dB")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=100)
+
+
+def _is_loss(name: str) -> bool:
+    return name.endswith(("loss", "loss1", "loss2"))
+
 
 def _describe(line: dict, steps: int, seconds_left: float) -> str:
     words = [f"{line['phase']} epoch {line['epoch']}"]
-    words += [f"{name} {line[name]:.4g}" for name in line if name.endswith(("loss", "loss1", "loss2"))]
+    words += [f"{name} {line[name]:.4g}" for name in line if _is_loss(name)]
     words.append(f"{steps / line['seconds']:.2f} steps/s")
     if "psnr_db" in line:
         words.append(f"validation {line['psnr_db']:.2f} dB")

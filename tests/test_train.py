@@ -264,14 +264,15 @@ def test_run_leaves_weights_samples_log_and_settings(whole_run):
     assert sheet.shape[0] >= 4 * 16
     assert sheet.shape[1] >= 4 * 16
     assert any((checkpoint / "tensorboard").iterdir())
+    assert read_image(whole_run / "samples/learning_curve.png").std() > 1
 
 
 def test_weights_for_users_are_the_moving_average_where_there_is_one(whole_run):
     state, _ = checkpointing.read_npz(whole_run / "checkpoint/srgan_state.npz")
     weights, _ = checkpointing.read_npz(whole_run / "checkpoint/g_srgan.npz")
-    name = "SRGAN_g/out/filters"
-    np.testing.assert_array_equal(weights[name], state[f"{name}/ExponentialMovingAverage"])
-    assert not np.array_equal(weights[name], state[name])
+    for name in ("SRGAN_g/out/filters", "SRGAN_g/n64s1/b/m/moving_mean"):
+        np.testing.assert_array_equal(weights[name], state[f"{name}/ExponentialMovingAverage"])
+        assert not np.array_equal(weights[name], state[name])
 
 
 def test_state_holds_the_step_and_every_slot_of_the_optimisers(whole_run):

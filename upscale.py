@@ -28,6 +28,9 @@ log = logging.getLogger("srgan")
 SMALLEST_TILE_PX = 64 * 64  # a tile that does not fit in memory is halved down to this
 LIVE_TRUNK_TENSORS = 6  # of LR size held at once: skip, block input, two in work, two copies
 LIVE_HEAD_TENSORS = 3.5  # of 4h x 4w held at once
+# Scales the input so that each of 256 levels is a bfloat16 number; the first filters make up for it.
+INPUT_SCALE = 127.5 / 128
+FIRST_FILTERS = "SRGAN_g/n64s1/c/filters"
 
 
 def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tuple[dict, dict]:
@@ -97,6 +100,7 @@ class Upscaler:
             with tf.compat.v1.Session() as session:
                 try:
                     folded = fold_batch_norm(arrays)
+                    folded[FIRST_FILTERS] = folded[FIRST_FILTERS] / INPUT_SCALE
                 except KeyError as error:
                     raise UserError(f"{source} does not fit this network: it lacks {error}") from None
                 for name in sorted(folded.keys() - {param.op.name for param in net.all_params}):
@@ -175,7 +179,7 @@ class Upscaler:
         for tile in tiles(whole, self._trunk_px, self._trunk_halo + self._head_halo):
             needed = tile.grown(self._head_halo, whole)
             seen = needed.grown(self._trunk_halo, whole)
-            lr = image[seen.slices()].astype(np.float32) / half_range - 1.0
+            lr = (image[seen.slices()] - half_range) * np.float32(INPUT_SCALE / half_range)
             features = self._session.run(self._trunk, {self._t_image: lr[None]})
             features = features[0][needed.slices(seen)]
             for part in tiles(tile, self._head_px, self._head_halo):

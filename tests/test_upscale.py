@@ -101,6 +101,20 @@ def test_tiled_result_equals_the_whole_picture_bit_for_bit(upscaler, small_tiles
     np.testing.assert_array_equal(floats(), whole)
 
 
+def test_every_level_of_8_bit_input_is_a_bfloat16_number(upscaler, monkeypatch):
+    fed = []
+
+    def run(fetch, feed):
+        fed.extend(feed.values())
+        return np.zeros((1, 64, 64, upscaler._trunk.shape[-1] if fetch is upscaler._trunk else 3), np.float32)
+
+    monkeypatch.setattr(upscaler._session, "run", run)
+    upscaler(np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2))
+    levels = fed[0][0, ..., 0].ravel()
+    assert len(set(levels)) == 256
+    np.testing.assert_array_equal(levels, levels.astype(tf.bfloat16.as_numpy_dtype).astype(np.float32))
+
+
 @pytest.mark.parametrize("self_ensemble", [False, True])
 def test_progress_grows_to_one(upscaler, small_tiles, self_ensemble):
     halo = upscaler._trunk_halo + upscaler._head_halo

@@ -123,13 +123,14 @@ RECIPES = {
     "demo": {
         "TRAIN.init_weights": "pretrained",
         "TRAIN.hr_patch_size": 96,
-        "TRAIN.batch_size": 4,
-        "TRAIN.lr_init": 1e-4,
+        "TRAIN.batch_size": 8,
+        "TRAIN.lr_init": 3e-5,
         "TRAIN.lr_schedule": "cosine",
         "TRAIN.steps_per_epoch": 25,
         "TRAIN.n_epoch_init": 3,
         "TRAIN.n_epoch": 3,
         "TRAIN.save_every": 3,
+        "TRAIN.ema_decay": 0.98,  # batch norm's averages over a few small batches are noisy
         "MODEL.discriminator.convs": ((4, 2, 16), (4, 2, 32), (4, 2, 64), (4, 2, 128)),
         "MODEL.discriminator.residual": (32, 32),
         "MODEL.discriminator.init": "fan_in",

@@ -69,7 +69,7 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
         whole = objective(net_g, to_range(t_target_image), after)
         if config.TRAIN.accumulate == 1:
             return whole
-        return _mean_over_parts(networks, objective, whole, t_image, t_target_image, config, after)
+        return _mean_over_parts(networks, objective, whole, t_image, t_target_image, after)
 
     lr_v = tf.compat.v1.get_variable("learning_rate", initializer=config.TRAIN.lr_init, trainable=False)
     global_step = tf.compat.v1.train.get_or_create_global_step()
@@ -190,13 +190,13 @@ class Networks:
 
 
 def _mean_over_parts(
-    networks: Networks, objective, whole: Objective, t_image, t_target_image, config, after
+    networks: Networks, objective, whole: Objective, t_image, t_target_image, after
 ) -> Objective:
     """Losses and gradients as means over the batch's parts, one part in memory at a time.
 
     `whole`, the objective of the batch at once, gives the names and shapes; it is never run.
     """
-    parts = config.TRAIN.accumulate
+    parts = networks.config.TRAIN.accumulate
     size = tf.shape(t_image)[0] // parts
 
     def add_part(index, sums):

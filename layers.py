@@ -7,6 +7,7 @@ computes in the dtype of its input; its variables stay float32.
 
 from __future__ import annotations
 
+import math
 import warnings
 import zlib
 
@@ -125,12 +126,14 @@ def _conv2d_for_avx2(x: tf.Tensor, filters: tf.Tensor):
     return tf.nn.conv2d(x, filters, 1, "SAME"), gradient
 
 
+def _output_sizes(x: tf.Tensor, stride: int) -> list[int]:
+    """Height and width of a "SAME" convolution's output."""
+    return [-(-length // stride) for length in x.shape[1:3]]
+
+
 def _has_few_positions(x: tf.Tensor, stride: int, filters: int) -> bool:
     """Whether a convolution's output has, in a batch of 16, fewer positions than filters."""
-    height, width = x.shape[1:3]
-    return (
-        height is not None and width is not None and 16 * -(-height // stride) * -(-width // stride) < filters
-    )
+    return x.shape[1:3].is_fully_defined() and 16 * math.prod(_output_sizes(x, stride)) < filters
 
 
 @tf.custom_gradient
@@ -145,7 +148,7 @@ def _matmul(few_rows: tf.Tensor, many_rows: tf.Tensor):
 
 
 def _conv2d_of_few_positions(x: tf.Tensor, filters: tf.Tensor, stride: int) -> tf.Tensor:
-    """ "SAME" convolution as one matrix product of [N * out_h * out_w, k * k * c_in] windows and filters.
+    """A "SAME" convolution as one matrix product of [N * out_h * out_w, k * k * c_in] windows and filters.
 
     For deep layers, with few output positions and many filters, whose kernels read each filter anew
     for every few positions. k must be a multiple of the stride: then windows are made of whole
@@ -153,7 +156,7 @@ def _conv2d_of_few_positions(x: tf.Tensor, filters: tf.Tensor, stride: int) -> t
     """
     side, c_in, c_out = filters.shape[0], filters.shape[2], filters.shape[3]
     cells = side // stride  # in a window, along each axis
-    sizes = [-(-length // stride) for length in x.shape[1:3]]
+    sizes = _output_sizes(x, stride)
     pads = [max((size + cells - 1) * stride - length, 0) for size, length in zip(sizes, x.shape[1:3])]
     x = tf.pad(x, [[0, 0], *([pad // 2, pad - pad // 2] for pad in pads), [0, 0]])
     if stride > 1:

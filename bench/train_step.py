@@ -151,37 +151,24 @@ class TwoRuns(Ours):
 
         import bicubic
         import graph
-        import losses
-        from model import SRGAN_d, SRGAN_g
 
-        config, patch = self.config, self.config.TRAIN.hr_patch_size
+        train = self.config.TRAIN
+        patch = train.hr_patch_size
         t_target_image = tf.compat.v1.placeholder(tf.uint8, [None, patch, patch, 3])
         t_image = bicubic.downsample_graph(t_target_image)
         t_image.set_shape([None, patch // 4, patch // 4, 3])
-        hr = graph.to_range(t_target_image)
-        generator, discriminator = config.MODEL.generator, config.MODEL.discriminator
-        net_g = SRGAN_g(graph.to_range(t_image), is_train=True, **generator, dtype=self.dtype)
-        net_d, real = SRGAN_d(hr, **discriminator, dtype=self.dtype)
-        _, fake = SRGAN_d(net_g.outputs, reuse=True, **discriminator, dtype=self.dtype)
-        networks = graph.Networks(config, self.dtype)
-        hr_features, sr_features = networks.vgg_features(hr), networks.vgg_features(net_g.outputs)
+        networks = graph.Networks(self.config, self.dtype)
+        net_g, hr = networks.generator(t_image, is_train=True), graph.to_range(t_target_image)
 
-        d_losses = {"d_loss1": losses.real_loss(real), "d_loss2": losses.fake_loss(fake)}
-        g_losses = {
-            "g_gan_loss": config.LOSS.adversarial * losses.adversarial_loss(fake),
-            "mse_loss": losses.mse_loss(net_g.outputs, hr),
-            "vgg_loss": config.LOSS.vgg * losses.vgg_loss(sr_features, hr_features),
-        }
-        g_loss = g_losses["g_gan_loss"] + config.LOSS.mse * g_losses["mse_loss"] + g_losses["vgg_loss"]
+        def run_of(objective, scope):
+            adam = tf.compat.v1.train.AdamOptimizer(train.lr_init, beta1=train.beta1)
+            update = adam.apply_gradients(zip(objective.gradients, networks.trainable(scope)))
+            return [objective.losses, [update, *objective.updates]]
 
-        def minimize(loss, scope):
-            adam = tf.compat.v1.train.AdamOptimizer(config.TRAIN.lr_init, beta1=config.TRAIN.beta1)
-            return adam.minimize(loss, var_list=tf.compat.v1.trainable_variables(scope))
-
-        d_run = [minimize(sum(d_losses.values()), "SRGAN_d/"), net_d.moving_average_updates()]
-        g_run = [minimize(g_loss, "SRGAN_g/"), net_g.moving_average_updates()]
+        d_run = run_of(networks.d_objective(net_g, hr), "SRGAN_d/")
+        g_run = run_of(networks.g_objective(net_g, hr), "SRGAN_g/")
         self.graph = argparse.Namespace(t_target_image=t_target_image)
-        self.fetches = {ADVERSARIAL: [[d_losses, d_run], [g_losses, g_run]]}
+        self.fetches = {ADVERSARIAL: [d_run, g_run]}
 
 
 class Twin:

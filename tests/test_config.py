@@ -64,6 +64,8 @@ def test_set_takes_the_type_of_the_default(setting, expected):
         ("MODEL.discriminator.dense=(8, 0.5)", "whole numbers above 0"),
         ("RUNTIME.precision=half", "must be one of auto, float32, bfloat16"),
         ("TRAIN.hr_patch_size=30", "multiple of 4"),
+        ("TRAIN.accumulate=3", "TRAIN.accumulate must divide TRAIN.batch_size"),
+        ("TRAIN.accumulate=0", "TRAIN.accumulate must be at least 1"),
         ("TRAIN.batch_size", "write KEY=VALUE"),
     ],
 )

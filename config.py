@@ -70,6 +70,7 @@ config.MODEL.discriminator.init = "normal"
 config.LOSS = edict()
 config.LOSS.mse = 1.0  # factor of the pixel loss in the adversarial phase
 config.LOSS.vgg = 2e-6  # factor of the VGG19 feature loss
+config.LOSS.means = 0.0  # factor of the errors of local means; 20 keeps colours, and no checkerboard
 config.LOSS.adversarial = 1e-3  # factor of -log D(G(lr))
 
 config.VGG = edict()
@@ -134,6 +135,8 @@ RECIPES = {
         "MODEL.discriminator.convs": ((4, 2, 16), (4, 2, 32), (4, 2, 64), (4, 2, 128)),
         "MODEL.discriminator.residual": (32, 32),
         "MODEL.discriminator.init": "fan_in",
+        "LOSS.vgg": 2e-7,  # at the note's 2e-6 conv2_2 draws a checkerboard
+        "LOSS.means": 20.0,
         "VGG.layer": "conv2_2",
         "VGG.input_size": 0,
         "VGG.on_missing": "random",

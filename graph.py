@@ -182,8 +182,12 @@ class Networks:
         vgg_loss = factors.vgg * vgg_loss
         g_gan_loss = factors.adversarial * losses.adversarial_loss(logits_fake)
         g_loss = factors.mse * mse_loss + vgg_loss + g_gan_loss
+        logged = {"g_gan_loss": g_gan_loss, "mse_loss": mse_loss, "vgg_loss": vgg_loss}
+        if factors.means:
+            logged["means_loss"] = factors.means * losses.means_loss(net_g.outputs, hr)
+            g_loss += logged["means_loss"]
         return Objective(
-            {"g_gan_loss": g_gan_loss, "mse_loss": mse_loss, "vgg_loss": vgg_loss, "g_loss": g_loss},
+            {**logged, "g_loss": g_loss},
             tf.gradients(g_loss, self.trainable("SRGAN_g/")),
             net_g.moving_average_updates(),
         )

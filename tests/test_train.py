@@ -49,7 +49,7 @@ def assert_same_bits(first, second):
 
 
 def test_one_run_step_equals_the_two_runs_of_the_note():
-    cfg = tiny()
+    cfg = tiny("LOSS.mse=0.5", "LOSS.means=10.0")
     steps = 4
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.compat.v1.set_random_seed(0)
@@ -74,7 +74,10 @@ def test_one_run_step_equals_the_two_runs_of_the_note():
             net_d_fake, logits_fake = SRGAN_d(net_g.outputs, reuse=True, **cfg.MODEL.discriminator)
         d_loss = losses.real_loss(logits_real) + losses.fake_loss(logits_fake)
         mse_loss, vgg_loss = (parts.losses[ADVERSARIAL][name] for name in ("mse_loss", "vgg_loss"))
-        g_loss = mse_loss + vgg_loss + 1e-3 * losses.adversarial_loss(logits_fake)
+        difference = tf.reshape(net_g.outputs - t_target, [-1, 4, 4, 4, 4, 3])  # rows and columns of 4 px
+        means_loss = sum(tf.reduce_mean(tf.reduce_mean(difference, axes) ** 2) for axes in ([2, 4], [1, 3]))
+        gan_loss = 1e-3 * losses.adversarial_loss(logits_fake)
+        g_loss = 0.5 * mse_loss + vgg_loss + 10.0 * means_loss + gan_loss
         g_vars = [p for p in net_g.all_params if "moving" not in p.op.name]
         d_vars = [p for p in net_d.all_params if "moving" not in p.op.name]
         adam = {"learning_rate": parts.lr_v, "beta1": cfg.TRAIN.beta1}

@@ -27,6 +27,7 @@ config.TRAIN.accumulate = 1  # parts of a batch computed one after another, to s
 config.TRAIN.steps_per_epoch = 0  # 0: one pass over the pictures
 config.TRAIN.beta1 = 0.9  # Adam
 config.TRAIN.lr_init = 1e-4  # learning rate of both phases
+config.TRAIN.d_lr_factor = 1.0  # D's learning rate, as a multiple of G's
 config.TRAIN.lr_schedule = "step"  # 'step': decays below; 'cosine': to zero over each phase
 config.TRAIN.warmup_steps = 0  # linear warm-up of the learning rate at the start of each phase
 config.TRAIN.n_epoch_init = 100  # epochs of MSE pretraining

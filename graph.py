@@ -74,8 +74,8 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
     lr_v = tf.compat.v1.get_variable("learning_rate", initializer=config.TRAIN.lr_init, trainable=False)
     global_step = tf.compat.v1.train.get_or_create_global_step()
 
-    def adam(name):
-        return tf.compat.v1.train.AdamOptimizer(lr_v, beta1=config.TRAIN.beta1, name=name)
+    def adam(name, rate=lr_v):
+        return tf.compat.v1.train.AdamOptimizer(rate, beta1=config.TRAIN.beta1, name=name)
 
     average = None
     if config.TRAIN.ema_decay:
@@ -99,7 +99,8 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
     if config.TRAIN.n_epoch:
         d = in_parts(networks.d_objective)
         d_params = tf.compat.v1.global_variables("SRGAN_d/")  # before Adam adds its own
-        d_update = adam("d_optim").apply_gradients(zip(d.gradients, networks.trainable("SRGAN_d/")))
+        d_optim = adam("d_optim", lr_v * config.TRAIN.d_lr_factor)
+        d_update = d_optim.apply_gradients(zip(d.gradients, networks.trainable("SRGAN_d/")))
         g = in_parts(networks.g_objective, after=[d_update, *d.updates])
         steps[ADVERSARIAL] = g_step(adam("g_optim"), g)
         step_losses[ADVERSARIAL] = {**d.losses, **g.losses}

@@ -24,13 +24,13 @@ def vgg_loss(sr_features: tf.Tensor, hr_features: tf.Tensor) -> tf.Tensor:
 
 
 def means_loss(sr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
-    """Mean squares of the mean errors of each 4 x 4 cell, and of each place in the cells over a patch.
+    """Mean squares of the mean errors of 4 x 4 cells, and of each place in the cells of a 32 x 32 window.
 
-    The first holds colours, the second a checkerboard of the upsampling's grid; detail is free.
+    The first holds colours, the second a checkerboard in step with the upsampling; detail is free.
     """
     cells = tf.nn.space_to_depth(sr - hr, SCALE)  # [N, h / 4, w / 4, 16 places x 3]
     cell_errors = tf.reduce_mean(tf.reshape(cells, [-1, SCALE**2, 3]), 1)
-    place_errors = tf.reduce_mean(cells, [1, 2])
+    place_errors = tf.nn.avg_pool2d(cells, 8, 8, "SAME")
     return tf.reduce_mean(cell_errors**2) + tf.reduce_mean(place_errors**2)
 
 

@@ -49,7 +49,7 @@ def assert_same_bits(first, second):
 
 
 def test_one_run_step_equals_the_two_runs_of_the_note():
-    cfg = tiny("LOSS.mse=0.5", "LOSS.means=10.0")
+    cfg = tiny("LOSS.mse=0.5", "LOSS.means=10.0", "TRAIN.d_lr_factor=2.0")
     steps = 4
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.compat.v1.set_random_seed(0)
@@ -80,9 +80,9 @@ def test_one_run_step_equals_the_two_runs_of_the_note():
         g_loss = 0.5 * mse_loss + vgg_loss + 10.0 * means_loss + gan_loss
         g_vars = [p for p in net_g.all_params if "moving" not in p.op.name]
         d_vars = [p for p in net_d.all_params if "moving" not in p.op.name]
-        adam = {"learning_rate": parts.lr_v, "beta1": cfg.TRAIN.beta1}
-        d_optim = tf.compat.v1.train.AdamOptimizer(**adam, name="note_d").minimize(d_loss, var_list=d_vars)
-        g_optim = tf.compat.v1.train.AdamOptimizer(**adam, name="note_g").minimize(g_loss, var_list=g_vars)
+        adam, beta1 = tf.compat.v1.train.AdamOptimizer, cfg.TRAIN.beta1
+        d_optim = adam(2.0 * parts.lr_v, beta1, name="note_d").minimize(d_loss, var_list=d_vars)
+        g_optim = adam(parts.lr_v, beta1, name="note_g").minimize(g_loss, var_list=g_vars)
         g_updates, real, fake = (net.moving_average_updates() for net in (net_g, net_d, net_d_fake))
         session.run(tf.compat.v1.global_variables_initializer())
         variables = parts.g_params + parts.d_params + parts.vgg_params
@@ -177,6 +177,18 @@ def test_cross_entropies_and_squared_error_by_hand(session):
     assert fake == pytest.approx(-(np.log(1 / 2) + np.log(1 / 4)) / 2, rel=1e-6)
     a, b = tf.zeros([2, 3, 3, 3]), tf.fill([2, 3, 3, 3], 0.5)
     assert session.run([losses.mse_loss(a, b), losses.vgg_loss(a, b)]) == [0.25, 0.25]
+
+
+def test_means_loss_sees_colours_and_a_checkerboard_but_no_detail(session):
+    hr = np.zeros([2, 64, 64, 3], np.float32)
+    colour, checkerboard, detail = hr.copy(), hr.copy(), hr.copy()
+    colour[..., 2] = 0.5
+    checkerboard[:, :32, :32] = 0.5 * (-1.0) ** np.indices((32, 32)).sum(0)[:, :, None]  # a quarter of it
+    detail[:, ::4, 0::8], detail[:, 1::4, 0::8] = 0.5, -0.5  # the next cell has the contrary
+    detail[:, ::4, 4::8], detail[:, 1::4, 4::8] = -0.5, 0.5
+    results = session.run([losses.means_loss(sr, hr) for sr in (colour, checkerboard, detail)])
+    # a constant error is in the means of cells and in those of places
+    assert results == pytest.approx([2 * 0.25 / 3, 0.25 / 4, 0.0], abs=1e-7)
 
 
 def test_moving_average_of_the_weights_is_between_start_and_end(session):

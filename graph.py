@@ -24,7 +24,8 @@ class TrainingGraph:
     t_image: tf.Tensor  # uint8 [N, p / 4, p / 4, 3], made from t_target_image unless fed
     t_test_image: tf.Tensor  # uint8 [N, h, w, 3]
     t_test_output: tf.Tensor  # uint8 [N, 4h, 4w, 3]
-    lr_v: tf.Variable
+    lr_v: tf.Variable  # learning rate of G
+    d_lr_v: tf.Variable  # of D
     global_step: tf.Variable
     g_params: list[tf.Variable]
     g_average: dict[str, tf.Variable]  # moving average of g_params by their name; may be empty
@@ -71,7 +72,10 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
             return whole
         return _mean_over_parts(networks, objective, whole, t_image, t_target_image, after)
 
-    lr_v = tf.compat.v1.get_variable("learning_rate", initializer=config.TRAIN.lr_init, trainable=False)
+    lr_v, d_lr_v = (
+        tf.compat.v1.get_variable(name, initializer=config.TRAIN.lr_init, trainable=False)
+        for name in ("learning_rate", "d_learning_rate")
+    )
     global_step = tf.compat.v1.train.get_or_create_global_step()
 
     def adam(name, rate=lr_v):
@@ -99,8 +103,8 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
     if config.TRAIN.n_epoch:
         d = in_parts(networks.d_objective)
         d_params = tf.compat.v1.global_variables("SRGAN_d/")  # before Adam adds its own
-        d_optim = adam("d_optim", lr_v * config.TRAIN.d_lr_factor)
-        d_update = d_optim.apply_gradients(zip(d.gradients, networks.trainable("SRGAN_d/")))
+        d_vars = networks.trainable("SRGAN_d/")
+        d_update = adam("d_optim", d_lr_v).apply_gradients(zip(d.gradients, d_vars))
         g = in_parts(networks.g_objective, after=[d_update, *d.updates])
         steps[ADVERSARIAL] = g_step(adam("g_optim"), g)
         step_losses[ADVERSARIAL] = {**d.losses, **g.losses}
@@ -111,6 +115,7 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
         t_test_image=t_test_image,
         t_test_output=to_pixels(net_g_test.outputs),
         lr_v=lr_v,
+        d_lr_v=d_lr_v,
         global_step=global_step,
         g_params=net_g.all_params,
         g_average={v.op.name: average.average(v) for v in net_g.all_params} if average else {},

@@ -33,16 +33,19 @@ class Schedule:
             return PRETRAIN, *divmod(step, self.steps_per_epoch)
         return ADVERSARIAL, *divmod(step - self.pretrain_steps, self.steps_per_epoch)
 
-    def learning_rate(self, step: int) -> float:
+    def learning_rates(self, step: int) -> tuple[float, float]:
+        """(G's, D's); D starts from noise at full rate, G waits for it and warms up."""
         phase, epoch, epoch_step = self.position(step)
         train = self.train
         if phase == PRETRAIN:
-            epochs, every, decay = train.n_epoch_init, train.decay_every_init, train.lr_decay_init
+            epochs, every, decay, wait = train.n_epoch_init, train.decay_every_init, train.lr_decay_init, 0
         else:
-            epochs, every, decay = train.n_epoch, train.decay_every, train.lr_decay
+            epochs, every, decay, wait = train.n_epoch, train.decay_every, train.lr_decay, train.d_first_steps
         phase_step = epoch * self.steps_per_epoch + epoch_step
-        rate = train.lr_init * min(1.0, (phase_step + 1) / (train.warmup_steps or 1))
         if train.lr_schedule == "cosine":
             progress = phase_step / (epochs * self.steps_per_epoch)
-            return rate * 0.5 * (1.0 + math.cos(math.pi * progress))
-        return rate * decay ** (epoch // (every or max(1, epochs // 2)))
+            rate = train.lr_init * 0.5 * (1.0 + math.cos(math.pi * progress))
+        else:
+            rate = train.lr_init * decay ** (epoch // (every or max(1, epochs // 2)))
+        warm = min(1.0, max(0.0, phase_step + 1 - wait) / (train.warmup_steps or 1))
+        return rate * warm, rate * train.d_lr_factor

@@ -221,15 +221,16 @@ class Run:
             dynamic_ncols=True,
         )
         fetches = [self.graph.steps[phase], self.graph.losses[phase]]
-        rate = None
+        rates = None
         with bar:
             for _ in range(done, total):
                 if time.monotonic() - self.saved_at > 60 * self.config.TRAIN.save_minutes:
                     self.save_state()
                 started = time.perf_counter()
-                if rate != self.schedule.learning_rate(self.step):
-                    rate = self.schedule.learning_rate(self.step)
-                    checkpointing.load(self.session, {self.graph.lr_v: rate})
+                if rates != self.schedule.learning_rates(self.step):
+                    rates = self.schedule.learning_rates(self.step)
+                    variables = self.graph.lr_v, self.graph.d_lr_v
+                    checkpointing.load(self.session, dict(zip(variables, rates)))
                 _, values = self._run(fetches, {self.graph.t_target_image: next(batches)})
                 self.step += 1
                 for name, value in values.items():
@@ -253,7 +254,7 @@ class Run:
             "phase": phase,
             "epoch": epoch + 1,
             "step": self.step,
-            "learning_rate": self.schedule.learning_rate(self.step - 1),
+            "learning_rate": self.schedule.learning_rates(self.step - 1)[0],
             **means,
             "seconds": self.sums["seconds"],
         }

@@ -79,6 +79,7 @@ def quick_graph(monkeypatch):
             g_params=net.all_params,
             vgg_params=[],
             lr_v=tf.compat.v1.get_variable("learning_rate", initializer=0.0),
+            d_lr_v=tf.compat.v1.get_variable("d_learning_rate", initializer=0.0),
             steps={"pretrain": []},
             losses={"pretrain": {}},
         )

@@ -49,7 +49,7 @@ def assert_same_bits(first, second):
 
 
 def test_one_run_step_equals_the_two_runs_of_the_note():
-    cfg = tiny("LOSS.mse=0.5", "LOSS.means=10.0", "TRAIN.d_lr_factor=2.0")
+    cfg = tiny("LOSS.mse=0.5", "LOSS.means=10.0")
     steps = 4
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.compat.v1.set_random_seed(0)
@@ -81,7 +81,7 @@ def test_one_run_step_equals_the_two_runs_of_the_note():
         g_vars = [p for p in net_g.all_params if "moving" not in p.op.name]
         d_vars = [p for p in net_d.all_params if "moving" not in p.op.name]
         adam, beta1 = tf.compat.v1.train.AdamOptimizer, cfg.TRAIN.beta1
-        d_optim = adam(2.0 * parts.lr_v, beta1, name="note_d").minimize(d_loss, var_list=d_vars)
+        d_optim = adam(parts.d_lr_v, beta1, name="note_d").minimize(d_loss, var_list=d_vars)
         g_optim = adam(parts.lr_v, beta1, name="note_g").minimize(g_loss, var_list=g_vars)
         g_updates, real, fake = (net.moving_average_updates() for net in (net_g, net_d, net_d_fake))
         session.run(tf.compat.v1.global_variables_initializer())
@@ -216,21 +216,29 @@ def schedule(steps_per_epoch=10, **settings):
 
 def test_learning_rate_of_the_note_drops_to_a_tenth_half_way_through_each_phase():
     plan = schedule(n_epoch_init=4, n_epoch=6)
-    assert [plan.learning_rate(step) for step in (0, 19, 20, 39)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
-    assert [plan.learning_rate(step) for step in (40, 69, 70, 99)] == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
+    for steps in ((0, 19, 20, 39), (40, 69, 70, 99)):
+        g_rates, d_rates = zip(*(plan.learning_rates(step) for step in steps))
+        assert g_rates == d_rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
 
 
 def test_learning_rate_decays_every_so_many_epochs():
     plan = schedule(n_epoch_init=4, decay_every_init=1, lr_decay_init=0.5)
-    rates = [plan.learning_rate(10 * epoch) for epoch in range(4)]
+    rates = [plan.learning_rates(10 * epoch)[0] for epoch in range(4)]
     assert rates == pytest.approx([1e-4, 5e-5, 2.5e-5, 1.25e-5])
 
 
 def test_cosine_schedule_warms_up_and_ends_near_zero():
     plan = schedule(n_epoch_init=10, lr_schedule="cosine", warmup_steps=4)
-    assert plan.learning_rate(0) == pytest.approx(1e-4 / 4)
-    assert plan.learning_rate(50) == pytest.approx(1e-4 / 2)
-    assert plan.learning_rate(99) < 1e-7
+    assert plan.learning_rates(0)[0] == pytest.approx(1e-4 / 4)
+    assert plan.learning_rates(50)[0] == pytest.approx(1e-4 / 2)
+    assert plan.learning_rates(99)[0] < 1e-7
+
+
+def test_discriminator_may_learn_first_and_faster():
+    plan = schedule(n_epoch_init=1, n_epoch=4, d_first_steps=5, warmup_steps=4, d_lr_factor=3.0)
+    g_rates, d_rates = zip(*(plan.learning_rates(step) for step in range(10, 30)))
+    assert g_rates == pytest.approx([0.0] * 5 + [0.25e-4, 0.5e-4, 0.75e-4] + [1e-4] * 12)
+    assert d_rates == pytest.approx([3e-4] * 20)
 
 
 def test_positions_number_phases_epochs_and_steps():

@@ -20,6 +20,7 @@ config.TRAIN.hr_img_path = "sample"  # a folder of pictures, or 'sample': photos
 config.TRAIN.hr_patch_size = 384  # side of the HR patches in px, a multiple of 4; LR is a quarter
 config.TRAIN.crops_per_image = 1  # patches of a picture per pass; 0: one per 2.5 x 2.5 patches of its area
 config.TRAIN.augment = True  # random flips and quarter turns
+config.TRAIN.exposures = 0.0  # share of patches made so dark or bright that parts clip; 0.2 keeps black black
 config.TRAIN.cache_mb = 1024  # decoded pictures kept in memory
 config.TRAIN.seed = 0  # of the initial weights and of the data's order
 config.TRAIN.batch_size = 16

@@ -82,6 +82,7 @@ class _Plan(NamedTuple):
     tops: np.ndarray
     lefts: np.ndarray
     symmetries: np.ndarray  # 0-7: quarter turns, plus 4 when mirrored afterwards
+    exposures: np.ndarray  # levels to add
     visits: np.ndarray  # crops with the same number are cut from one decoding
 
 
@@ -97,6 +98,7 @@ class Dataset:
         seed: int,
         crops_per_image: int | str = "auto",
         augment: bool = True,
+        exposures: float = 0.0,
         cache_mb: float = 1024,
         setting: str = "TRAIN.hr_img_path",
     ) -> None:
@@ -106,7 +108,7 @@ class Dataset:
         self.patch_size = patch_size
         self.batch_size = batch_size
         self._seed = seed
-        self._augment = augment
+        self._augment, self._exposures = augment, exposures
         if hr_img_path == SAMPLE:
             paths = [_packaged(*file) for file in SAMPLE_FILES.values()]
         else:
@@ -177,11 +179,14 @@ class Dataset:
         pool = _POOL_BYTES // (3 * self.patch_size**2)
         spread = np.minimum((self._crops[pictures] - 1) * self.batch_size, pool)
         turns = np.argsort(np.arange(len(pictures)) + spread * rng.random(len(pictures)))
+        # so many levels that much of a patch is wholly black, or now and then wholly white
+        levels = rng.integers(64, 192, size=len(pictures)) * rng.choice([-1, -1, -1, 1], size=len(pictures))
+        exposures = np.where(rng.random(len(pictures)) < self._exposures, levels, 0)
         # The last batch's filling is decoded once more, at the end, instead of kept all along.
         turns = np.resize(turns, self.steps_per_epoch * self.batch_size)
         visits = visits[turns]
         visits[len(pictures) :] += self.num_images
-        return _Plan(pictures[turns], tops[turns], lefts[turns], symmetries[turns], visits)
+        return _Plan(*(field[turns] for field in (pictures, tops, lefts, symmetries, exposures)), visits)
 
     def _picture(self, picture: int) -> Image.Image:
         """A decoded picture. The first that fit the budget stay, none makes room for another:
@@ -289,6 +294,8 @@ class _Feed:
             batches = [self._filling[step] for step in steps]
         for i, batch, slot in zip(positions, batches, slots):
             patch = np.rot90(_cut(image, plan.tops[i], plan.lefts[i], px), plan.symmetries[i])
+            if plan.exposures[i]:
+                patch = np.clip(patch + plan.exposures[i], 0, 255)
             batch[slot] = patch[:, ::-1] if plan.symmetries[i] >= 4 else patch
         with self._changed:
             np.subtract.at(self._missing, steps, 1)

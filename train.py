@@ -45,6 +45,7 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
         seed=config.TRAIN.seed,
         crops_per_image=config.TRAIN.crops_per_image or "auto",
         augment=config.TRAIN.augment,
+        exposures=config.TRAIN.exposures,
         cache_mb=config.TRAIN.cache_mb,
     )
     valid_hr = validation_image(config.VALID.hr_img_path)

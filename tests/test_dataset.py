@@ -60,6 +60,21 @@ def test_batches_are_uint8_patches_cut_from_the_pictures(folder):
             np.testing.assert_array_equal(patch[0, :, 2], patch[0, 0, 2] + np.arange(PX))
 
 
+def test_a_share_of_the_patches_is_darker_or_brighter_and_clipped(tmp_path):
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    utils.write_image(tmp_path / "ramp.png", ramp)
+    options = {"patch_size": 16, "batch_size": 100, "crops_per_image": 400, "augment": False}
+    patches = np.concatenate(list(make(tmp_path, **options, exposures=0.25).batches(0)))
+    shifts = patches[:, 8, 0, 0].astype(int) - 128  # of a value that clips at the largest shifts only
+    changed = shifts != 0
+    assert 0.2 < changed.mean() < 0.3
+    assert np.abs(shifts[changed]).min() >= 64
+    assert 0.6 < (shifts[changed] < 0).mean() < 0.9  # three of four darker
+    for patch, shift in zip(patches, shifts):
+        if abs(shift) < 127:
+            np.testing.assert_array_equal(patch, np.clip(ramp + np.int64(shift), 0, 255))
+
+
 def test_every_picture_gives_its_number_of_crops_and_the_last_batch_is_filled_from_the_start(
     folder,
 ):

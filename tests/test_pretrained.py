@@ -13,8 +13,8 @@ from upscale import Upscaler, load_generator
 FILES = sorted(checkpointing.PRETRAINED_DIR.glob("*.npz"))
 
 
-def test_there_are_weights():
-    assert "g_srresnet.npz" in [file.name for file in FILES]
+def test_there_are_weights_of_both_phases():
+    assert [file.name for file in FILES] == ["g_srgan.npz", "g_srresnet.npz"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -31,11 +31,31 @@ def test_demo_recipe_can_start_from_them():
     assert {**meta["arguments"], "init": None} == {**generator, "init": None}
 
 
-def test_srresnet_beats_bicubic_on_a_picture_it_has_not_seen():
+@pytest.fixture(scope="module")
+def unseen():
+    """HR, and SR of both networks, of a part of the validation photo."""
     hr = validation_photo()[:200, 120:320]
-    lr = bicubic.downsample(hr)
-    arrays, meta = load_generator(checkpointing.PRETRAINED_DIR / "g_srresnet.npz")
-    with Upscaler(arrays, meta["arguments"], make_config().RUNTIME) as upscaler:
-        sr = upscaler(lr)
-    assert metrics.psnr_y(sr, hr) > metrics.psnr_y(bicubic.upsample(lr), hr) + 0.5
-    assert np.abs(sr.mean((0, 1)) - hr.mean((0, 1))).max() < 3  # no colour shift
+    pictures = {"HR": hr}
+    for file in FILES:
+        arrays, meta = load_generator(file)
+        with Upscaler(arrays, meta["arguments"], make_config().RUNTIME) as upscaler:
+            pictures[file.stem] = upscaler(bicubic.downsample(hr))
+    return pictures
+
+
+def test_srresnet_beats_bicubic_on_a_picture_it_has_not_seen(unseen):
+    hr = unseen["HR"]
+    of_bicubic = metrics.psnr_y(bicubic.upsample(bicubic.downsample(hr)), hr)
+    assert metrics.psnr_y(unseen["g_srresnet"], hr) > of_bicubic + 0.5
+
+
+def test_srgan_is_nearer_to_the_sharpness_of_hr(unseen):
+    hr, srresnet, srgan = (
+        np.abs(np.diff(unseen[name].astype(float), axis=1)).mean() for name in ("HR", "g_srresnet", "g_srgan")
+    )
+    assert srresnet * 1.1 < srgan < hr * 1.1
+
+
+@pytest.mark.parametrize("name", ["g_srgan", "g_srresnet"])
+def test_colours_stay_where_they_are(unseen, name):
+    assert np.abs(unseen[name].mean((0, 1)) - unseen["HR"].mean((0, 1))).max() < 2

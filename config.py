@@ -131,7 +131,7 @@ RECIPES = {
         "TRAIN.exposures": 0.2,
         "TRAIN.steps_per_epoch": 100,
         "TRAIN.n_epoch_init": 0,
-        "TRAIN.n_epoch": 9,
+        "TRAIN.n_epoch": 12,
         "TRAIN.save_every": 1,
         "TRAIN.lr_init": 5e-5,
         "TRAIN.lr_decay": 1.0,  # falling, it lets the discriminator win

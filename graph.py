@@ -190,7 +190,7 @@ class Networks:
         g_loss = factors.mse * mse_loss + vgg_loss + g_gan_loss
         logged = {"g_gan_loss": g_gan_loss, "mse_loss": mse_loss, "vgg_loss": vgg_loss}
         if factors.means:
-            logged["means_loss"] = factors.means * losses.means_loss(net_g.outputs, hr)
+            logged["means_loss"] = factors.means * losses.means_loss(net_g.outputs, hr, SCALE)
             g_loss += logged["means_loss"]
         return Objective(
             {**logged, "g_loss": g_loss},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tensorflow as tf
 
 from layers import tl
-from model import SCALE
 
 
 def mse_loss(sr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
@@ -23,13 +22,13 @@ def vgg_loss(sr_features: tf.Tensor, hr_features: tf.Tensor) -> tf.Tensor:
     )
 
 
-def means_loss(sr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
-    """Mean squares of the mean errors of 4 x 4 cells, and of each place in the cells of a 32 x 32 window.
+def means_loss(sr: tf.Tensor, hr: tf.Tensor, scale: int) -> tf.Tensor:
+    """Mean squares of the mean errors of scale x scale cells, and of each place in them over 8 x 8 cells.
 
     The first holds colours, the second a checkerboard in step with the upsampling; detail is free.
     """
-    cells = tf.nn.space_to_depth(sr - hr, SCALE)  # [N, h / 4, w / 4, 16 places x 3]
-    cell_errors = tf.reduce_mean(tf.reshape(cells, [-1, SCALE**2, 3]), 1)
+    cells = tf.nn.space_to_depth(sr - hr, scale)  # [N, h / scale, w / scale, scale ** 2 places x 3]
+    cell_errors = tf.reduce_mean(tf.reshape(cells, [-1, scale**2, 3]), 1)
     place_errors = tf.nn.avg_pool2d(cells, 8, 8, "SAME")
     return tf.reduce_mean(cell_errors**2) + tf.reduce_mean(place_errors**2)
 

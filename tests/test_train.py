@@ -186,7 +186,7 @@ def test_means_loss_sees_colours_and_a_checkerboard_but_no_detail(session):
     checkerboard[:, :32, :32] = 0.5 * (-1.0) ** np.indices((32, 32)).sum(0)[:, :, None]  # a quarter of it
     detail[:, ::4, 0::8], detail[:, 1::4, 0::8] = 0.5, -0.5  # the next cell has the contrary
     detail[:, ::4, 4::8], detail[:, 1::4, 4::8] = -0.5, 0.5
-    results = session.run([losses.means_loss(sr, hr) for sr in (colour, checkerboard, detail)])
+    results = session.run([losses.means_loss(sr, hr, 4) for sr in (colour, checkerboard, detail)])
     # a constant error is in the means of cells and in those of places
     assert results == pytest.approx([2 * 0.25 / 3, 0.25 / 4, 0.0], abs=1e-7)
 

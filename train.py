@@ -228,8 +228,8 @@ class Run:
                 if time.monotonic() - self.saved_at > 60 * self.config.TRAIN.save_minutes:
                     self.save_state()
                 started = time.perf_counter()
-                if rates != self.schedule.learning_rates(self.step):
-                    rates = self.schedule.learning_rates(self.step)
+                if rates != (now := self.schedule.learning_rates(self.step)):
+                    rates = now
                     variables = self.graph.lr_v, self.graph.d_lr_v
                     checkpointing.load(self.session, dict(zip(variables, rates)))
                 _, values = self._run(fetches, {self.graph.t_target_image: next(batches)})

@@ -28,13 +28,12 @@ config.TRAIN.accumulate = 1  # parts of a batch computed one after another, to s
 config.TRAIN.steps_per_epoch = 0  # 0: one pass over the pictures
 config.TRAIN.beta1 = 0.9  # Adam
 config.TRAIN.lr_init = 1e-4  # learning rate of both phases
-config.TRAIN.d_lr_factor = 1.0  # D's learning rate, as a multiple of G's
 config.TRAIN.lr_schedule = "step"  # 'step': decays below; 'cosine': to zero over each phase
 config.TRAIN.warmup_steps = 0  # linear warm-up of G's learning rate at the start of each phase
-config.TRAIN.d_first_steps = 0  # adversarial steps, before G's warm-up, in which only D learns
 config.TRAIN.n_epoch_init = 100  # epochs of MSE pretraining
 config.TRAIN.lr_decay_init = 0.1  # factor on the learning rate ...
 config.TRAIN.decay_every_init = 0  # ... every so many epochs; 0: once, half way
+config.TRAIN.n_epoch_d = 0  # epochs in which D learns alone, before adversarial training
 config.TRAIN.n_epoch = 2000  # epochs of adversarial training
 config.TRAIN.lr_decay = 0.1
 config.TRAIN.decay_every = 0
@@ -123,7 +122,7 @@ RECIPES = {
         "VGG.layer": "conv5_4",
         "VGG.input_size": 0,
     },
-    # a quarter of an hour on two CPU cores: from the program's own SRResNet to the SRGAN that comes with it
+    # an hour on two CPU cores: from the program's own SRResNet to the SRGAN that comes with it
     "cpu": {
         "TRAIN.init_weights": "pretrained",
         "TRAIN.hr_patch_size": 96,
@@ -131,33 +130,33 @@ RECIPES = {
         "TRAIN.exposures": 0.2,
         "TRAIN.steps_per_epoch": 100,
         "TRAIN.n_epoch_init": 0,
-        "TRAIN.n_epoch": 12,
-        "TRAIN.save_every": 1,
-        "TRAIN.lr_init": 5e-5,
-        "TRAIN.lr_decay": 1.0,  # falling, it lets the discriminator win
-        "TRAIN.d_first_steps": 300,
-        "TRAIN.d_lr_factor": 4.0,
-        "TRAIN.warmup_steps": 300,
+        "TRAIN.n_epoch_d": 3,
+        "TRAIN.n_epoch": 30,
+        "TRAIN.lr_decay": 0.3,
+        "TRAIN.decay_every": 24,
+        "TRAIN.save_every": 2,
+        "TRAIN.warmup_steps": 50,
         "TRAIN.ema_decay": 0.99,
-        "MODEL.discriminator.convs": (
-            (4, 2, 32),
-            (4, 2, 64),
-            (4, 2, 128),
-            (4, 2, 256),
-            (4, 2, 512),
-            (4, 2, 1024),
-            (1, 1, 512),
-            (1, 1, 256),
+        "MODEL.discriminator.convs": (  # the paper's at half the width: it sees single pixels
+            (3, 1, 32),
+            (3, 2, 32),
+            (3, 1, 64),
+            (3, 2, 64),
+            (3, 1, 128),
+            (3, 2, 128),
+            (3, 1, 256),
+            (3, 2, 256),
         ),
-        "MODEL.discriminator.residual": (64, 64),
+        "MODEL.discriminator.residual": (),
+        "MODEL.discriminator.dense": (256,),
         "MODEL.discriminator.init": "fan_in",
         "LOSS.adversarial": 4e-3,
-        "LOSS.vgg": 2e-7,
-        "LOSS.means": 40.0,
-        "VGG.layer": "conv2_2",
+        "LOSS.vgg": 5e-8,
+        "LOSS.means": 20.0,
+        "VGG.layer": "conv3_4",
         "VGG.input_size": 0,
     },
-    # minutes on two CPU cores: as above, with a still narrower discriminator and less of everything
+    # minutes on two CPU cores: TensorLayer's way from the same weights, with little of everything
     "demo": {
         "TRAIN.init_weights": "pretrained",
         "TRAIN.hr_patch_size": 96,

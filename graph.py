@@ -11,7 +11,7 @@ import bicubic
 import losses
 import vgg19
 from model import SCALE, SRGAN_d, SRGAN_g
-from schedule import ADVERSARIAL, PRETRAIN
+from schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN
 
 REUSE = tf.compat.v1.AUTO_REUSE
 
@@ -105,7 +105,11 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
         d_params = tf.compat.v1.global_variables("SRGAN_d/")  # before Adam adds its own
         d_vars = networks.trainable("SRGAN_d/")
         d_update = adam("d_optim", d_lr_v).apply_gradients(zip(d.gradients, d_vars))
-        g = in_parts(networks.g_objective, after=[d_update, *d.updates])
+        d_updates = [d_update, *d.updates]
+        with tf.control_dependencies(d_updates):
+            steps[DISCRIMINATOR] = global_step.assign_add(1).op
+        step_losses[DISCRIMINATOR] = d.losses
+        g = in_parts(networks.g_objective, after=d_updates)
         steps[ADVERSARIAL] = g_step(adam("g_optim"), g)
         step_losses[ADVERSARIAL] = {**d.losses, **g.losses}
 

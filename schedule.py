@@ -5,47 +5,54 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-PRETRAIN, ADVERSARIAL = "pretrain", "adversarial"
+PRETRAIN, DISCRIMINATOR, ADVERSARIAL = "pretrain", "discriminator", "adversarial"
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Both phases as one row of steps: `n_epoch_init` epochs of pretraining, then `n_epoch` adversarial."""
+    """The phases as one row of steps: MSE pretraining, D alone, adversarial training."""
 
     train: dict  # config.TRAIN
     steps_per_epoch: int
 
     @property
-    def pretrain_steps(self) -> int:
-        return self.train.n_epoch_init * self.steps_per_epoch
+    def epochs(self) -> dict[str, int]:
+        """Epochs of each phase, in order; D learns alone only for an adversarial phase to follow."""
+        n_epoch_d = self.train.n_epoch_d if self.train.n_epoch else 0
+        return {PRETRAIN: self.train.n_epoch_init, DISCRIMINATOR: n_epoch_d, ADVERSARIAL: self.train.n_epoch}
 
     @property
     def total_steps(self) -> int:
-        return self.pretrain_steps + self.train.n_epoch * self.steps_per_epoch
+        return self.phase_end(ADVERSARIAL)
 
     def phase_end(self, phase: str) -> int:
         """The step at which a phase ends."""
-        return self.pretrain_steps if phase == PRETRAIN else self.total_steps
+        epochs = list(self.epochs.values())
+        return sum(epochs[: list(self.epochs).index(phase) + 1]) * self.steps_per_epoch
 
     def position(self, step: int) -> tuple[str, int, int]:
         """(phase, epoch within the phase, step within the epoch), all from 0."""
-        if step < self.pretrain_steps:
-            return PRETRAIN, *divmod(step, self.steps_per_epoch)
-        return ADVERSARIAL, *divmod(step - self.pretrain_steps, self.steps_per_epoch)
+        epoch, epoch_step = divmod(step, self.steps_per_epoch)
+        for phase, epochs in self.epochs.items():
+            if epoch < epochs or phase == ADVERSARIAL:
+                return phase, epoch, epoch_step
+            epoch -= epochs
 
     def learning_rates(self, step: int) -> tuple[float, float]:
-        """(G's, D's); D starts from noise at full rate, G waits for it and warms up."""
+        """(G's, D's); warm-up is G's alone where there is a D."""
         phase, epoch, epoch_step = self.position(step)
         train = self.train
+        if phase == DISCRIMINATOR:
+            return 0.0, train.lr_init
         if phase == PRETRAIN:
-            epochs, every, decay, wait = train.n_epoch_init, train.decay_every_init, train.lr_decay_init, 0
+            every, decay = train.decay_every_init, train.lr_decay_init
         else:
-            epochs, every, decay, wait = train.n_epoch, train.decay_every, train.lr_decay, train.d_first_steps
+            every, decay = train.decay_every, train.lr_decay
+        epochs = self.epochs[phase]
         phase_step = epoch * self.steps_per_epoch + epoch_step
         if train.lr_schedule == "cosine":
             progress = phase_step / (epochs * self.steps_per_epoch)
             rate = train.lr_init * 0.5 * (1.0 + math.cos(math.pi * progress))
         else:
             rate = train.lr_init * decay ** (epoch // (every or max(1, epochs // 2)))
-        warm = min(1.0, max(0.0, phase_step + 1 - wait) / (train.warmup_steps or 1))
-        return rate * warm, rate * train.d_lr_factor
+        return rate * min(1.0, (phase_step + 1) / (train.warmup_steps or 1)), rate

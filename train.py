@@ -23,7 +23,7 @@ from config import flatten, log_config
 from dataset import Dataset, validation_image
 from graph import build_training_graph
 from model import SCALE
-from schedule import ADVERSARIAL, PRETRAIN, Schedule
+from schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN, Schedule
 from training_log import TrainingLog
 from utils import UserError, image_grid, write_image
 
@@ -208,14 +208,13 @@ class Run:
 
     def _epoch(self, batches, stop) -> None:
         phase, epoch, done = self.schedule.position(self.step)
-        epochs = self.config.TRAIN.n_epoch_init if phase == PRETRAIN else self.config.TRAIN.n_epoch
         total = self.schedule.steps_per_epoch
         if done == 0:
             self.sums = {}
         bar = tqdm(
             total=total,
             initial=done,
-            desc=f"{phase} {epoch + 1}/{epochs}",
+            desc=f"{phase} {epoch + 1}/{self.schedule.epochs[phase]}",
             unit="step",
             disable=not sys.stderr.isatty(),
             leave=False,
@@ -260,12 +259,14 @@ class Run:
             "seconds": self.sums["seconds"],
         }
         last = self.step == self.schedule.phase_end(phase)
-        if (epoch + 1) % self.config.TRAIN.save_every == 0 or last:
+        due = (epoch + 1) % self.config.TRAIN.save_every == 0 or last
+        if due and phase != DISCRIMINATOR:
             line["psnr_db"] = self.sample(phase, epoch + 1)
             self.save_weights(phase)
         training_log.write(line, steps, self.schedule.phase_end(phase) - self.step)
         if "psnr_db" in line:
             training_log.plot(self.samples_dir / "learning_curve.png")
+        if due:
             self.save_state()
 
     def _run(self, fetches, feed):

@@ -14,7 +14,7 @@ import train
 from config import make_config
 from graph import build_training_graph, to_range
 from model import SRGAN_d, SRGAN_g
-from schedule import ADVERSARIAL, PRETRAIN, Schedule
+from schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN, Schedule
 from utils import UserError, read_image
 
 
@@ -102,7 +102,7 @@ def test_one_run_step_equals_the_two_runs_of_the_note():
         np.testing.assert_allclose(result[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("phase", [PRETRAIN, ADVERSARIAL])
+@pytest.mark.parametrize("phase", [PRETRAIN, DISCRIMINATOR, ADVERSARIAL])
 def test_accumulated_parts_give_the_step_of_the_whole_batch(phase):
     """Both halves of the batch are the same pictures, so that batch norm sees the same statistics."""
     pictures = np.concatenate([batch(), batch()])
@@ -141,16 +141,15 @@ def test_parts_of_a_batch_are_averaged():
         assert mse([a, b]) == pytest.approx((mse([a, a]) + mse([b, b])) / 2, rel=1e-6)
 
 
-def test_discriminators_update_leaves_the_generator_and_pretraining_leaves_the_discriminator(session):
+def test_discriminator_alone_leaves_the_generator_and_pretraining_leaves_the_discriminator(session):
     graph = build_training_graph(tiny(), tf.float32)
     session.run(tf.compat.v1.global_variables_initializer())
     d_before = checkpointing.fetch(session, graph.d_params)
     vgg_before = checkpointing.fetch(session, graph.vgg_params)
     session.run(graph.steps[PRETRAIN], {graph.t_target_image: batch()})
     assert_same_bits(d_before, checkpointing.fetch(session, graph.d_params))
-    d_only = session.graph.get_operation_by_name("d_optim")
     g_before = checkpointing.fetch(session, graph.g_params)
-    session.run(d_only, {graph.t_target_image: batch()})
+    session.run(graph.steps[DISCRIMINATOR], {graph.t_target_image: batch()})
     assert_same_bits(g_before, checkpointing.fetch(session, graph.g_params))
     d_after = checkpointing.fetch(session, graph.d_params)
     assert any(not np.array_equal(d_before[name], d_after[name]) for name in d_before)
@@ -234,29 +233,39 @@ def test_cosine_schedule_warms_up_and_ends_near_zero():
     assert plan.learning_rates(99)[0] < 1e-7
 
 
-def test_discriminator_may_learn_first_and_faster():
-    plan = schedule(n_epoch_init=1, n_epoch=4, d_first_steps=5, warmup_steps=4, d_lr_factor=3.0)
+def test_discriminator_may_learn_first_and_warm_up_is_the_generators():
+    plan = schedule(n_epoch_init=1, n_epoch_d=1, n_epoch=1, warmup_steps=4)
     g_rates, d_rates = zip(*(plan.learning_rates(step) for step in range(10, 30)))
-    assert g_rates == pytest.approx([0.0] * 5 + [0.25e-4, 0.5e-4, 0.75e-4] + [1e-4] * 12)
-    assert d_rates == pytest.approx([3e-4] * 20)
+    assert g_rates == pytest.approx([0.0] * 10 + [0.25e-4, 0.5e-4, 0.75e-4] + [1e-4] * 7)
+    assert d_rates == pytest.approx([1e-4] * 20)
 
 
 def test_positions_number_phases_epochs_and_steps():
-    plan = schedule(n_epoch_init=2, n_epoch=1)
-    assert plan.total_steps == 30
+    plan = schedule(n_epoch_init=2, n_epoch_d=1, n_epoch=1)
+    assert plan.total_steps == 40
+    assert [plan.phase_end(phase) for phase in (PRETRAIN, DISCRIMINATOR, ADVERSARIAL)] == [20, 30, 40]
     assert plan.position(0) == (PRETRAIN, 0, 0)
     assert plan.position(19) == (PRETRAIN, 1, 9)
-    assert plan.position(20) == (ADVERSARIAL, 0, 0)
+    assert plan.position(20) == (DISCRIMINATOR, 0, 0)
+    assert plan.position(30) == (ADVERSARIAL, 0, 0)
+    assert plan.position(40) == (ADVERSARIAL, 1, 0)
+
+
+def test_without_adversarial_training_the_discriminator_does_not_learn_either():
+    assert schedule(n_epoch_init=2, n_epoch_d=3, n_epoch=0).total_steps == 20
 
 
 # --- Runs
 
 
+WHOLE = ("TRAIN.ema_decay=0.9", "TRAIN.n_epoch_d=1")
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
-    """Folder of an uninterrupted TINY run: steps 1-6 pretrain, 7-12 are adversarial."""
+    """Folder of an uninterrupted run: steps 1-6 pretrain, in 7-9 D learns alone, 10-15 are adversarial."""
     folder = tmp_path_factory.mktemp("whole")
-    run_training(folder, tiny("TRAIN.ema_decay=0.9"))
+    run_training(folder, tiny(*WHOLE))
     return folder
 
 
@@ -271,11 +280,15 @@ def test_run_leaves_weights_samples_log_and_settings(whole_run):
     assert [(line["phase"], line["epoch"], line["step"]) for line in lines] == [
         ("pretrain", 1, 3),
         ("pretrain", 2, 6),
-        ("adversarial", 1, 9),
-        ("adversarial", 2, 12),
+        ("discriminator", 1, 9),
+        ("adversarial", 1, 12),
+        ("adversarial", 2, 15),
     ]
+    alone = lines.pop(2)
+    assert alone["d_loss"] > 0
+    assert not {"mse_loss", "psnr_db"} & alone.keys()
     assert all(line["mse_loss"] > 0 and line["psnr_db"] > 0 for line in lines)
-    cfg = tiny("TRAIN.ema_decay=0.9")
+    cfg = tiny(*WHOLE)
     for name, phase in (("g_srgan_init", "pretrain"), ("g_srgan", "adversarial")):
         arrays, meta = checkpointing.read_npz(checkpoint / f"{name}.npz")
         assert all(key.startswith("SRGAN_g/") for key in arrays)
@@ -300,7 +313,7 @@ def test_weights_for_users_are_the_moving_average_where_there_is_one(whole_run):
 
 def test_state_holds_the_step_and_every_slot_of_the_optimisers(whole_run):
     arrays, meta = checkpointing.read_npz(whole_run / "checkpoint/srgan_state.npz")
-    assert meta["step"] == arrays["global_step"] == 12
+    assert meta["step"] == arrays["global_step"] == 15
     # Adam keeps two slots per trained variable, and each of the three optimisers two powers of beta
     trained = {name for name in arrays if name.startswith("SRGAN_g/") and name.endswith("/out/biases")}
     slots = [name for name in arrays if name.startswith("SRGAN_g/out/biases/")]
@@ -334,13 +347,13 @@ def run_until(tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("stop_after", [2, 6, 8])
+@pytest.mark.parametrize("stop_after", [2, 6, 8, 11])
 def test_stopped_and_continued_run_ends_with_the_same_bits(whole_run, tmp_path, run_until, stop_after):
-    """Stops within pretraining, at the border of the phases, and within adversarial training."""
-    run_until(tiny("TRAIN.ema_decay=0.9"), stop_after)
+    """Stops within pretraining, at the border of the phases, while D learns alone, and after that."""
+    run_until(tiny(*WHOLE), stop_after)
     state, meta = checkpointing.read_npz(tmp_path / "checkpoint/srgan_state.npz")
     assert meta["step"] == state["global_step"] == stop_after
-    run_training(tmp_path, tiny("TRAIN.ema_decay=0.9"))
+    run_training(tmp_path, tiny(*WHOLE))
 
     assert_same_bits(arrays_of(whole_run), arrays_of(tmp_path))
     logs = log_lines(whole_run), log_lines(tmp_path)
@@ -384,7 +397,7 @@ def test_training_can_start_from_weights(pretrained_run, tmp_path):
 
 
 def test_saver_checkpoints_continue_a_run_too(whole_run, tmp_path, run_until):
-    settings = ("TRAIN.ema_decay=0.9", "RUNTIME.saver=True")
+    settings = (*WHOLE, "RUNTIME.saver=True")
     run_until(tiny(*settings), 6)
     for file in (tmp_path / "checkpoint").glob("*.npz"):
         file.unlink()

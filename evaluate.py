@@ -99,15 +99,12 @@ def benchmark(upscale, folders: list[Path], output: Path) -> None:
 
     A set is a folder of HR pictures, or one with `HR/` and `LR_bicubic_x4/` of the same file names.
     """
-    sets = {folder.name or str(folder): _pairs(folder) for folder in folders}
+    sets = {folder.name or str(folder): pairs(folder) for folder in folders}
     results = []
     log.info("%s", _row(HEADINGS))
-    for set_name, pairs in sets.items():
-        for hr_path, lr_path in pairs:
-            hr = crop_to_multiple(read_image(hr_path), SCALE)
-            lr = read_image(lr_path) if lr_path else bicubic.downsample(hr)
-            if (lr.shape[0] * SCALE, lr.shape[1] * SCALE) != hr.shape[:2]:
-                raise UserError(f"{lr_path} is not a quarter of {hr_path}")
+    for set_name, files in sets.items():
+        for hr_path, lr_path in files:
+            hr, lr = read_pair(hr_path, lr_path)
             started = time.perf_counter()
             sr = upscale(lr)
             seconds = time.perf_counter() - started
@@ -141,17 +138,26 @@ def benchmark(upscale, folders: list[Path], output: Path) -> None:
     log.info("Wrote %s/benchmark.csv, benchmark.json and the pictures", output)
 
 
-def _pairs(folder: Path) -> list[tuple[Path, Path | None]]:
+def pairs(folder: Path) -> list[tuple[Path, Path | None]]:
     """(HR, LR or None) files of a set."""
     if not (folder / "HR").is_dir():
         return [(path, None) for path in list_images(folder, "--input")]
-    pairs = []
+    found = []
     for hr_path in list_images(folder / "HR", "--input"):
         lr_path = folder / "LR_bicubic_x4" / hr_path.relative_to(folder / "HR")
         if not lr_path.is_file():
             raise UserError(f"{folder}/HR has {hr_path.name}, but {folder}/LR_bicubic_x4 has not")
-        pairs.append((hr_path, lr_path))
-    return pairs
+        found.append((hr_path, lr_path))
+    return found
+
+
+def read_pair(hr_path: Path, lr_path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 HR, its sides cut to multiples of 4, and LR, read or made by MATLAB's bicubic."""
+    hr = crop_to_multiple(read_image(hr_path), SCALE)
+    lr = read_image(lr_path) if lr_path else bicubic.downsample(hr)
+    if (lr.shape[0] * SCALE, lr.shape[1] * SCALE) != hr.shape[:2]:
+        raise UserError(f"{lr_path} is not a quarter of {hr_path}")
+    return hr, lr
 
 
 HEADINGS = {

@@ -33,6 +33,7 @@ INPUT_TURN_STEPS = 60  # at most: a pass over the pictures if it is shorter
 GROWTH_PATCHES = (96, 192, 384)
 GROWTH_BATCHES = (4, 8, 16, 32)
 GROWTH_STEPS = 2
+GROWTH_PARTS = {16: (1, 2, 4)}  # batch -> TRAIN.accumulate
 
 
 def settings_of(precision: str, threads: int, patch_size: int = 96, batch_size: int = 16) -> list[str]:
@@ -383,17 +384,20 @@ def growth(args: argparse.Namespace) -> list[dict]:
                 if expected_gb > args.memory_gb:
                     print(f"{label}: skipped, it would take about {expected_gb:.0f} GB", flush=True)
                     continue
-                with Contestant(Ours, settings_of(precision, args.threads, patch_size, batch_size)) as ours:
-                    ours("seconds", phase, 1)  # warms up
-                    seconds, peak_mb = ours("seconds", phase, GROWTH_STEPS), ours("peak_mb")
-                peaks[pixels] = peak_mb
-                row = {"phase": phase, "patch_size": patch_size, "batch_size": batch_size}
-                rows.append({**row, "seconds": seconds, "peak_mb": peak_mb})
-                print(
-                    f"{label}: {seconds:8.3f} s  {1e9 * seconds / pixels:7,.0f} ns per HR pixel"
-                    f"  {peak_mb:6,.0f} MB",
-                    flush=True,
-                )
+                settings = settings_of(precision, args.threads, patch_size, batch_size)
+                for parts in GROWTH_PARTS.get(batch_size, (1,)):
+                    with Contestant(Ours, [*settings, f"TRAIN.accumulate={parts}"]) as ours:
+                        ours("seconds", phase, 1)  # warms up
+                        seconds, peak_mb = ours("seconds", phase, GROWTH_STEPS), ours("peak_mb")
+                    if parts == 1:
+                        peaks[pixels] = peak_mb
+                    row = {"phase": phase, "patch_size": patch_size, "batch_size": batch_size}
+                    rows.append({**row, "accumulate": parts, "seconds": seconds, "peak_mb": peak_mb})
+                    print(
+                        f"{label}{f' in {parts} parts' if parts > 1 else '':11}: {seconds:8.3f} s"
+                        f"  {1e9 * seconds / pixels:7,.0f} ns per HR pixel  {peak_mb:6,.0f} MB",
+                        flush=True,
+                    )
     return rows
 
 

@@ -17,28 +17,25 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import measure  # noqa: F401  makes the program's modules importable
+import measure
 import numpy as np
-import tensorflow as tf
 from scipy.ndimage import uniform_filter
 
-import bicubic
 import metrics
-import vgg19
-from checkpointing import assign
 from config import make_config
 from dataset import SAMPLE, sample_photos
-from evaluate import pairs, read_pair
-from model import SCALE
-from upscale import Upscaler, load_generator
 from utils import crop_to_multiple
 
+SCALE = 4
 FEATURES = ("conv1_2", "conv2_2", "conv3_4")
 BORDER = 8  # px at the sides that the 9 x 9 mean knows only half of; a multiple of SCALE
 
 
 def read_set(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """(HR, LR) pictures."""
+    import bicubic
+    from evaluate import pairs, read_pair
+
     if name != SAMPLE:
         return [read_pair(*files) for files in pairs(Path(name))]
     photos = [crop_to_multiple(photo, SCALE) for photo in sample_photos().values()]
@@ -69,6 +66,11 @@ class VggDistance:
     """`distance(sr, hr)` of two uint8 pictures of one size."""
 
     def __init__(self, path: str):
+        import tensorflow as tf
+
+        import vgg19
+        from checkpointing import assign
+
         with tf.Graph().as_default() as graph:
             self._pictures = tf.compat.v1.placeholder(tf.float32, [2, None, None, 3])
             net, _ = vgg19.Vgg19_simple_api(self._pictures / 255.0, layer=FEATURES[-1])
@@ -93,6 +95,10 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=[], metavar="NPZ")
     parser.add_argument("--vgg", required=True, metavar="FILE")
     args = parser.parse_args()
+    measure.start_tensorflow()
+    import bicubic
+    from upscale import Upscaler, load_generator
+
     sets = {name: read_set(name) for name in args.sets}
     distance = VggDistance(args.vgg)
 

@@ -197,6 +197,7 @@ AT_LEAST_ONE = (
     "MODEL.generator.first_kernel",
     "MODEL.generator.last_kernel",
 )
+AT_MOST_ONE = ("TRAIN.exposures", "TRAIN.ema_decay", "TRAIN.beta1")
 
 
 def make_config(recipe: str = "tensorlayer", file: str | None = None, settings=()) -> edict:
@@ -226,6 +227,8 @@ def make_config(recipe: str = "tensorlayer", file: str | None = None, settings=(
         raise ValueError("TRAIN.hr_patch_size must be a multiple of 4 and at least 16")
     if cfg.TRAIN.batch_size % cfg.TRAIN.accumulate:
         raise ValueError("TRAIN.accumulate must divide TRAIN.batch_size")
+    if cfg.TRAIN.n_epoch_d and not cfg.TRAIN.n_epoch:
+        raise ValueError("TRAIN.n_epoch_d prepares for the adversarial epochs: TRAIN.n_epoch must be above 0")
     return cfg
 
 
@@ -292,4 +295,6 @@ def _checked(key: str, value, default):
     if isinstance(value, (int, float)) and not value >= (key in AT_LEAST_ONE):
         least = 1 if key in AT_LEAST_ONE else 0
         raise ValueError(f"{key} must be at least {least}, not {value!r}")
+    if key in AT_MOST_ONE and value > 1:
+        raise ValueError(f"{key} must be at most 1, not {value!r}")
     return value

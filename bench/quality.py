@@ -5,8 +5,7 @@ python bench/quality.py Set5 sample --vgg FILE --weights a/g_srgan.npz b/g_srgan
 A set is a folder as of `--mode=benchmark`, or 'sample': the embedded photographs. Means over its pictures:
 
 colour      the largest difference of a channel's mean from HR's, of all pictures, levels
-grid        standard deviation, over the 16 places in a 4 x 4 cell, of the mean at that place, levels,
-            after subtracting a 9 x 9 mean; the upsampling's checkerboard
+grid        the upsampling's checkerboard, levels (`metrics.grid`)
 sharpness   mean absolute gradient of Y, as a share of HR's
 VGG         squared difference of VGG19's conv1_2, conv2_2 and conv3_4, each position's features scaled
             to unit length (Zhang et al. 2018, without their learned weights); less is nearer to HR
@@ -19,16 +18,14 @@ from pathlib import Path
 
 import measure
 import numpy as np
-from scipy.ndimage import uniform_filter
 
 import metrics
 from config import make_config
 from dataset import SAMPLE, sample_photos
-from utils import crop_to_multiple
+from utils import UserError, crop_to_multiple
 
 SCALE = 4
 FEATURES = ("conv1_2", "conv2_2", "conv3_4")
-BORDER = 8  # px at the sides that the 9 x 9 mean knows only half of; a multiple of SCALE
 
 
 def read_set(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -40,26 +37,6 @@ def read_set(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
         return [read_pair(*files) for files in pairs(Path(name))]
     photos = [crop_to_multiple(photo, SCALE) for photo in sample_photos().values()]
     return [(hr, bicubic.downsample(hr)) for hr in photos]
-
-
-def colour_shift(sr: np.ndarray, hr: np.ndarray) -> float:
-    return float(np.abs(sr.mean((0, 1)) - hr.mean((0, 1))).max())
-
-
-def grid(picture: np.ndarray) -> float:
-    detail = picture - uniform_filter(picture.astype(np.float64), (9, 9, 1))
-    detail = crop_to_multiple(detail[BORDER:-BORDER, BORDER:-BORDER], SCALE)
-    height, width, channels = detail.shape
-    cells = detail.reshape(height // SCALE, SCALE, width // SCALE, SCALE, channels)
-    return float(cells.mean((0, 2)).std((0, 1)).mean())
-
-
-def sharpness(sr: np.ndarray, hr: np.ndarray) -> float:
-    def gradient(picture):
-        y = metrics.to_y(picture)
-        return np.abs(np.diff(y, axis=0)).mean() + np.abs(np.diff(y, axis=1)).mean()
-
-    return float(gradient(sr) / gradient(hr))
 
 
 class VggDistance:
@@ -95,12 +72,19 @@ def main() -> None:
     parser.add_argument("--weights", nargs="+", default=[], metavar="NPZ")
     parser.add_argument("--vgg", required=True, metavar="FILE")
     args = parser.parse_args()
+    try:
+        compare(args.sets, args.weights, args.vgg)
+    except UserError as error:
+        parser.error(str(error))
+
+
+def compare(names: list[str], weights: list[str], vgg: str) -> None:
     measure.start_tensorflow()
     import bicubic
     from upscale import Upscaler, load_generator
 
-    sets = {name: read_set(name) for name in args.sets}
-    distance = VggDistance(args.vgg)
+    sets = {name: read_set(name) for name in names}
+    distance = VggDistance(vgg)
 
     def report(title: str, upscale) -> None:
         print(title)
@@ -108,8 +92,17 @@ def main() -> None:
             rows = []
             for hr, lr in pictures:
                 sr = upscale(lr)
-                scores = metrics.psnr_y(sr, hr), metrics.ssim_y(sr, hr), colour_shift(sr, hr)
-                rows.append((*scores, grid(sr), grid(hr), sharpness(sr, hr), distance(sr, hr)))
+                rows.append(
+                    (
+                        metrics.psnr_y(sr, hr),
+                        metrics.ssim_y(sr, hr),
+                        metrics.colour_shift(sr, hr),
+                        metrics.grid(sr),
+                        metrics.grid(hr),
+                        metrics.sharpness(sr, hr),
+                        distance(sr, hr),
+                    )
+                )
             psnr, ssim, _, of_sr, of_hr, sharp, vgg = np.mean(rows, axis=0)
             colour = max(row[2] for row in rows)
             print(
@@ -119,7 +112,7 @@ def main() -> None:
             )
 
     report("bicubic", bicubic.upsample)
-    for path in args.weights:
+    for path in weights:
         arrays, meta = load_generator(path)
         with Upscaler(arrays, meta["arguments"], make_config().RUNTIME, source=path) as upscaler:
             report(path, upscaler)

@@ -66,6 +66,8 @@ def test_set_takes_the_type_of_the_default(setting, expected):
         ("TRAIN.hr_patch_size=30", "multiple of 4"),
         ("TRAIN.accumulate=3", "TRAIN.accumulate must divide TRAIN.batch_size"),
         ("TRAIN.accumulate=0", "TRAIN.accumulate must be at least 1"),
+        ("TRAIN.exposures=1.5", "TRAIN.exposures must be at most 1"),
+        ("TRAIN.ema_decay=2", "TRAIN.ema_decay must be at most 1"),
         ("TRAIN.batch_size", "write KEY=VALUE"),
     ],
 )
@@ -73,6 +75,11 @@ def test_bad_settings_are_refused_in_one_sentence(setting, message):
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         make_config(settings=[setting])
     assert "\n" not in str(error.value)
+
+
+def test_discriminator_epochs_without_adversarial_ones_are_refused():
+    with pytest.raises(ValueError, match=re.escape("TRAIN.n_epoch must be above 0")):
+        make_config(settings=["TRAIN.n_epoch_d=1", "TRAIN.n_epoch=0"])
 
 
 def test_logged_config_reads_back_as_the_same_settings(tmp_path):

@@ -98,3 +98,29 @@ def test_bicubic_upscaling_of_the_benchmark_scores_as_known(name, expected_db, e
     psnr_db, ssim = np.mean(scores, axis=0)
     assert psnr_db == pytest.approx(expected_db, abs=0.02)
     assert ssim == pytest.approx(expected_ssim, abs=0.0005)
+
+
+def test_colour_shift_is_of_the_worst_channel():
+    a, b = flat(100), flat(100)
+    b[..., 1], b[:12, :, 2] = 98, 103  # a difference of 2 everywhere, and one of 3 in one half
+    assert metrics.colour_shift(a, b) == metrics.colour_shift(b, a) == 2.0
+
+
+def test_sharpness_is_the_share_of_the_gradient():
+    ramp = np.repeat(np.arange(0, 48, 2, dtype=np.uint8)[:, None, None], 3, 2) + flat(0)
+    steep = 2 * ramp
+    assert metrics.sharpness(ramp, steep) == pytest.approx(0.5)
+
+
+def test_grid_is_the_deviation_of_the_places_and_no_other_pattern():
+    places = np.zeros((4, 4))
+    places[1, 2] = 16
+    pattern = np.tile(places, (31, 31)).astype(np.uint8)[..., None] + flat(60, 124)
+    # 9 x 9 px around that place hold 9 of its kind, in its row or column of places 6, elsewhere 4: their
+    # share is subtracted, and what is left has the mean 0
+    squares = (16 - 16 * 9 / 81) ** 2 + 6 * (16 * 6 / 81) ** 2 + 9 * (16 * 4 / 81) ** 2
+    assert metrics.grid(pattern) == pytest.approx(math.sqrt(squares / 16))
+    assert metrics.grid(flat(60, 124)) == 0.0
+    stripes = flat(60, 124)
+    stripes[:, ::3] = 100  # with a period of 3 px the 27 cells have the same mean at each place
+    assert metrics.grid(stripes) == pytest.approx(0.0, abs=1e-9)

@@ -227,8 +227,6 @@ def make_config(recipe: str = "tensorlayer", file: str | None = None, settings=(
         raise ValueError("TRAIN.hr_patch_size must be a multiple of 4 and at least 16")
     if cfg.TRAIN.batch_size % cfg.TRAIN.accumulate:
         raise ValueError("TRAIN.accumulate must divide TRAIN.batch_size")
-    if cfg.TRAIN.n_epoch_d and not cfg.TRAIN.n_epoch:
-        raise ValueError("TRAIN.n_epoch_d prepares for the adversarial epochs: TRAIN.n_epoch must be above 0")
     return cfg
 
 

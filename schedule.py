@@ -56,3 +56,11 @@ class Schedule:
         else:
             rate = train.lr_init * decay ** (epoch // (every or max(1, epochs // 2)))
         return rate * min(1.0, (phase_step + 1) / (train.warmup_steps or 1)), rate
+
+    def agrees(self, other: Schedule, steps: int) -> bool:
+        """Whether a run could have done its first `steps` steps by either."""
+        return bool(self.train.n_epoch) == bool(other.train.n_epoch) and all(
+            self.position(step) == other.position(step)
+            and self.learning_rates(step) == other.learning_rates(step)
+            for step in range(steps)
+        )

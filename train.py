@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from easydict import EasyDict as edict
 from tensorflow.python.client import timeline
 from tqdm import tqdm
 
@@ -33,6 +34,8 @@ STATE_FILE = "srgan_state.npz"
 SAMPLE_PATCHES = 4
 # The settings that may change between a run and its continuation: they do not touch the numbers.
 FREE_SETTINGS = ("RUNTIME.", "VALID.", "TRAIN.cache_mb", "TRAIN.save_", "VGG.weights")
+# And those that may, as far as the steps that are done would have been the same.
+SCHEDULE_SETTINGS = ("TRAIN.n_epoch", "TRAIN.lr_", "TRAIN.decay_every", "TRAIN.warmup_steps")
 
 
 def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, restart: bool) -> None:
@@ -53,7 +56,7 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
     vgg_features = (config.VGG.layer if vgg_weights else "random") if config.TRAIN.n_epoch else "none"
     checkpoint_dir = Path(checkpoint_dir)
     if not restart:
-        _check_continuation(checkpoint_dir, config, vgg_features)
+        _check_continuation(checkpoint_dir, config, dataset.steps_per_epoch, vgg_features)
     try:
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
         log_config(checkpoint_dir / "config.json", config)
@@ -96,13 +99,18 @@ def _vgg_weights(config) -> dict[str, np.ndarray]:
     return vgg19.read_weights(path, config.VGG.layer)
 
 
-def _check_continuation(checkpoint_dir: Path, config, vgg_features: str) -> None:
+def _check_continuation(checkpoint_dir: Path, config, steps_per_pass: int, vgg_features: str) -> None:
     """Refuses to continue a run made with other settings or features, before anything slow begins."""
     path = checkpoint_dir / STATE_FILE
     if not path.exists():
         return
     meta = checkpointing.read_meta(path)
     differences = _differences(meta["config"], config)
+    if any(text.startswith(SCHEDULE_SETTINGS) for text in differences):
+        steps_per_epoch = config.TRAIN.steps_per_epoch or steps_per_pass
+        before = edict({**config.TRAIN, **meta["config"]["TRAIN"]})
+        if Schedule(before, steps_per_epoch).agrees(Schedule(config.TRAIN, steps_per_epoch), meta["step"]):
+            differences = [text for text in differences if not text.startswith(SCHEDULE_SETTINGS)]
     if differences:
         raise UserError(
             f"the run in {checkpoint_dir} was made with other settings ({'; '.join(differences)}): use "

@@ -77,11 +77,6 @@ def test_bad_settings_are_refused_in_one_sentence(setting, message):
     assert "\n" not in str(error.value)
 
 
-def test_discriminator_epochs_without_adversarial_ones_are_refused():
-    with pytest.raises(ValueError, match=re.escape("TRAIN.n_epoch must be above 0")):
-        make_config(settings=["TRAIN.n_epoch_d=1", "TRAIN.n_epoch=0"])
-
-
 def test_logged_config_reads_back_as_the_same_settings(tmp_path):
     cfg = make_config("paper", None, ["TRAIN.batch_size=3"])
     log_config(tmp_path / "config.json", cfg)

@@ -255,6 +255,16 @@ def test_without_adversarial_training_the_discriminator_does_not_learn_either():
     assert schedule(n_epoch_init=2, n_epoch_d=3, n_epoch=0).total_steps == 20
 
 
+def test_schedules_agree_until_their_rates_or_phases_differ():
+    short, long = schedule(n_epoch_init=2, n_epoch=4), schedule(n_epoch_init=2, n_epoch=8)
+    assert short.agrees(long, 40) and long.agrees(short, 40)  # the rate of the short one drops at 20 + 20
+    assert not short.agrees(long, 41)
+    constant = (schedule(n_epoch_init=2, n_epoch=epochs, lr_decay=1.0) for epochs in (4, 8))
+    assert next(constant).agrees(next(constant), 60)
+    assert not short.agrees(schedule(n_epoch_init=3, n_epoch=4), 21)
+    assert not short.agrees(schedule(n_epoch_init=2, n_epoch=0), 0)  # without D and VGG19
+
+
 # --- Runs
 
 
@@ -386,6 +396,17 @@ def test_settings_that_do_not_touch_the_numbers_may_change(pretrained_run, tmp_p
     run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.save_every=3", "RUNTIME.intra_op_threads=1"))
     assert "is finished" in caplog.text
     assert_same_bits(arrays_of(pretrained_run), arrays_of(tmp_path))
+
+
+def test_finished_run_may_be_made_longer(pretrained_run, tmp_path):
+    """It ends with the bits of a run that was asked for all epochs at once."""
+    longer, at_once = tmp_path / "longer", tmp_path / "at once"
+    shutil.copytree(pretrained_run, longer)
+    with pytest.raises(UserError, match=r"TRAIN.n_epoch_init was 2, is 4"):  # its rate drops an epoch later
+        run_training(longer, tiny("TRAIN.n_epoch=0", "TRAIN.n_epoch_init=4"))
+    for folder in (longer, at_once):
+        run_training(folder, tiny("TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3"))
+    assert_same_bits(arrays_of(at_once), arrays_of(longer))
 
 
 def test_training_can_start_from_weights(pretrained_run, tmp_path):

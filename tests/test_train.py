@@ -74,8 +74,7 @@ def test_one_run_step_equals_the_two_runs_of_the_note():
             net_d_fake, logits_fake = SRGAN_d(net_g.outputs, reuse=True, **cfg.MODEL.discriminator)
         d_loss = losses.real_loss(logits_real) + losses.fake_loss(logits_fake)
         mse_loss, vgg_loss = (parts.losses[ADVERSARIAL][name] for name in ("mse_loss", "vgg_loss"))
-        difference = tf.reshape(net_g.outputs - t_target, [-1, 4, 4, 4, 4, 3])  # rows and columns of 4 px
-        means_loss = sum(tf.reduce_mean(tf.reduce_mean(difference, axes) ** 2) for axes in ([2, 4], [1, 3]))
+        means_loss = losses.means_loss(net_g.outputs, t_target, 4)
         gan_loss = 1e-3 * losses.adversarial_loss(logits_fake)
         g_loss = 0.5 * mse_loss + vgg_loss + 10.0 * means_loss + gan_loss
         g_vars = [p for p in net_g.all_params if "moving" not in p.op.name]
@@ -187,7 +186,18 @@ def test_means_loss_sees_colours_and_a_checkerboard_but_no_detail(session):
     detail[:, ::4, 4::8], detail[:, 1::4, 4::8] = -0.5, 0.5
     results = session.run([losses.means_loss(sr, hr, 4) for sr in (colour, checkerboard, detail)])
     # a constant error is in the means of cells and in those of places
-    assert results == pytest.approx([2 * 0.25 / 3, 0.25 / 4, 0.0], abs=1e-7)
+    assert results == pytest.approx([(1 + losses.PLACES) * 0.25 / 3, losses.PLACES * 0.25 / 4, 0.0], abs=1e-6)
+
+
+def test_means_loss_looks_for_a_checkerboard_where_hr_is_plain(session):
+    checkerboard = 0.01 * (-1.0) ** np.indices((16, 16)).sum(0)[None, :, :, None] * np.ones(3)
+    stripes = np.zeros([1, 16, 16, 3])
+    stripes[:, ::2], stripes[:, 1::2] = 0.3 - np.sqrt(losses.PLAIN), 0.3 + np.sqrt(losses.PLAIN)
+    plain, half_plain = session.run(
+        [losses.means_loss(tf.constant(hr + checkerboard), hr, 4) for hr in (np.zeros_like(stripes), stripes)]
+    )
+    assert plain == pytest.approx(losses.PLACES * 0.01**2)
+    assert half_plain == pytest.approx(plain / 2)
 
 
 def test_moving_average_of_the_weights_is_between_start_and_end(session):

@@ -1,4 +1,7 @@
-"""npz checkpoints: one named array per variable and a JSON `__meta__`; written whole or not at all."""
+"""npz checkpoints: one named array per variable and a JSON `__meta__`; written whole or not at all.
+
+And which run may be continued from one.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+from easydict import EasyDict as edict
 
+from config import flatten
+from schedule import Schedule
 from utils import UserError
 
 FORMAT_VERSION = 1
 PRETRAINED_DIR = Path(__file__).parent / "checkpoint" / "pretrained"  # comes with the program
 META_KEY = "__meta__"
+# The settings that may change between a run and its continuation: they do not touch the numbers.
+FREE_SETTINGS = ("RUNTIME.", "VALID.", "TRAIN.cache_mb", "TRAIN.save_", "VGG.weights")
+# And those that may, as far as the steps that are done would have been the same.
+SCHEDULE_SETTINGS = ("TRAIN.n_epoch", "TRAIN.lr_", "TRAIN.decay_every", "TRAIN.warmup_steps")
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
@@ -110,3 +120,34 @@ def require_finite(arrays: dict[str, np.ndarray]) -> None:
                 f"{name} is no longer finite: the last good checkpoint was kept; "
                 "a lower TRAIN.lr_init may help"
             )
+
+
+def check_continuation(state: Path, config, steps_per_pass: int, vgg_features: str) -> None:
+    """Refuses to continue a run made with other settings or features, before anything slow begins."""
+    meta = read_meta(state)
+    differences = _differences(meta["config"], config)
+    if any(text.startswith(SCHEDULE_SETTINGS) for text in differences):
+        steps_per_epoch = config.TRAIN.steps_per_epoch or steps_per_pass
+        before = edict({**config.TRAIN, **meta["config"]["TRAIN"]})
+        if Schedule(before, steps_per_epoch).agrees(Schedule(config.TRAIN, steps_per_epoch), meta["step"]):
+            differences = [text for text in differences if not text.startswith(SCHEDULE_SETTINGS)]
+    if differences:
+        raise UserError(
+            f"the run in {state.parent} was made with other settings ({'; '.join(differences)}): use "
+            "the same ones, --restart to begin anew and overwrite it, or another --checkpoint-dir"
+        )
+    if meta["vgg_features"] != vgg_features:
+        raise UserError(
+            f"the run in {state.parent} used {meta['vgg_features']} VGG19 features, this one would use "
+            f"{vgg_features}: bring the same weights, or use --restart"
+        )
+
+
+def _differences(before: dict, now: dict) -> list[str]:
+    """Settings that differ between two configs and touch the numbers, as 'KEY was A, is B'."""
+    before, now = (dict(flatten(json.loads(json.dumps(tree)))) for tree in (before, now))
+    return [
+        f"{key} was {before.get(key)}, is {now.get(key)}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(FREE_SETTINGS)
+    ]

@@ -7,13 +7,12 @@ computes in the dtype of its input; its variables stay float32.
 
 from __future__ import annotations
 
-import math
 import warnings
 import zlib
 
 import tensorflow as tf
 
-import runtime
+from convolutions import conv2d
 
 with warnings.catch_warnings():  # TensorLayer's own use of old Python and NumPy names
     warnings.simplefilter("ignore")
@@ -21,9 +20,6 @@ with warnings.catch_warnings():  # TensorLayer's own use of old Python and NumPy
 
 tl.logging.set_verbosity(tl.logging.WARN)
 
-# Which of the convolutions below are faster than TensorFlow's own: docs/speed.md
-ON_GPU = bool(tf.config.list_physical_devices("GPU"))
-ON_AVX2 = not ON_GPU and "avx2" in runtime.cpu_flags() and "avx512f" not in runtime.cpu_flags()
 BATCH_NORM_DECAY = 0.9  # TensorLayer's default, kept by the note
 BATCH_NORM_EPSILON = 1e-5
 
@@ -92,96 +88,6 @@ class ScopedLayer(tl.layers.Layer):
         return weight
 
 
-def _filter_gradient(x: tf.Tensor, dy: tf.Tensor, side: int) -> tf.Tensor:
-    """Gradient of a stride-1 "SAME" convolution by its [side, side, c_in, c_out] filters.
-
-    One matrix product per filter position. On a common zero-padded grid, laid out as rows of pixels,
-    a filter position is a shift by a constant number of rows, so no window is ever copied.
-    """
-    height, width = x.shape[1:3] if x.shape[1:3].is_fully_defined() else tf.unstack(tf.shape(x)[1:3])
-    halo = side // 2
-    row = width + 2 * halo
-    x_rows = tf.pad(x, [[0, 0], [halo, halo], [halo, halo], [0, 0]])
-    dy_rows = tf.pad(dy, [[0, 0], [0, 2 * halo], [0, 2 * halo], [0, 0]])
-    x_rows = tf.reshape(x_rows, [-1, x.shape[-1]])
-    count = tf.shape(x)[0] * (height + 2 * halo) * row - 2 * halo * (row + 1)
-    dy_rows = tf.slice(tf.reshape(dy_rows, [-1, dy.shape[-1]]), [0, 0], [count, dy.shape[-1]])
-    size = tf.stack([count, x.shape[-1]])
-    products = [
-        tf.matmul(tf.slice(x_rows, [shift, 0], size), dy_rows, transpose_a=True)
-        for shift in (i * row + j for i in range(side) for j in range(side))
-    ]
-    return tf.reshape(tf.stack(products), [side, side, x.shape[-1], dy.shape[-1]])
-
-
-@tf.custom_gradient
-def _conv2d_for_avx2(x: tf.Tensor, filters: tf.Tensor):
-    """Stride-1 "SAME" convolution whose gradients use the kernels fast there: see docs/speed.md."""
-
-    def gradient(dy):
-        turned = tf.transpose(filters[::-1, ::-1], [0, 1, 3, 2])
-        dx = tf.nn.conv2d(dy, turned, 1, "SAME")
-        return dx, _filter_gradient(x, dy, filters.shape[0])
-
-    return tf.nn.conv2d(x, filters, 1, "SAME"), gradient
-
-
-def _output_sizes(x: tf.Tensor, stride: int) -> list[int]:
-    """Height and width of a "SAME" convolution's output."""
-    return [-(-length // stride) for length in x.shape[1:3]]
-
-
-def _has_few_positions(x: tf.Tensor, stride: int, filters: int) -> bool:
-    """Whether a convolution's output has, in a batch of 16, fewer positions than filters."""
-    return x.shape[1:3].is_fully_defined() and 16 * math.prod(_output_sizes(x, stride)) < filters
-
-
-@tf.custom_gradient
-def _matmul(few_rows: tf.Tensor, many_rows: tf.Tensor):
-    """Matrix product whose gradient has the taller factor first: oneDNN is up to twice as fast so."""
-
-    def gradient(dy):
-        d_few = tf.transpose(tf.matmul(many_rows, dy, transpose_b=True))
-        return d_few, tf.matmul(few_rows, dy, transpose_a=True)
-
-    return tf.matmul(few_rows, many_rows), gradient
-
-
-def _conv2d_of_few_positions(x: tf.Tensor, filters: tf.Tensor, stride: int) -> tf.Tensor:
-    """A "SAME" convolution as one matrix product of [N * out_h * out_w, k * k * c_in] windows and filters.
-
-    For deep layers, with few output positions and many filters, whose kernels read each filter anew
-    for every few positions. k must be a multiple of the stride: then windows are made of whole
-    stride x stride cells, and slices of cells are contiguous.
-    """
-    side, c_in, c_out = filters.shape[0], filters.shape[2], filters.shape[3]
-    cells = side // stride  # in a window, along each axis
-    sizes = _output_sizes(x, stride)
-    pads = [max((size + cells - 1) * stride - length, 0) for size, length in zip(sizes, x.shape[1:3])]
-    x = tf.pad(x, [[0, 0], *([pad // 2, pad - pad // 2] for pad in pads), [0, 0]])
-    if stride > 1:
-        x = tf.nn.space_to_depth(x, stride)
-    (out_h, out_w), steps = sizes, range(cells)
-    windows = tf.stack([x[:, i : i + out_h, j : j + out_w] for i in steps for j in steps], axis=3)
-    windows = tf.reshape(windows, [-1, cells, cells, stride, stride, c_in])
-    windows = tf.transpose(windows, [0, 1, 3, 2, 4, 5])  # filters' order: row of cell, row in cell, ...
-    windows = tf.reshape(windows, [-1, side * side * c_in])
-    outputs = _matmul(windows, tf.reshape(filters, [side * side * c_in, c_out]))
-    return tf.reshape(outputs, [-1, out_h, out_w, c_out])
-
-
-def _conv2d_of_any_width(x: tf.Tensor, filters: tf.Tensor) -> tf.Tensor:
-    """Stride-1 "SAME" convolution by few filters, whose rounding does not depend on the width.
-
-    oneDNN's kernel for few filters works on up to 30 columns at a time; where it would leave fewer
-    than half a filter another kernel takes its place, which sums in another order. With columns of
-    zeros to a multiple of 60 none is left, and tiles of a picture equal the whole bit for bit.
-    """
-    width = tf.shape(x)[2]
-    x = tf.pad(x, [[0, 0], [0, 0], [0, -width % 60], [0, 0]])
-    return tf.nn.conv2d(x, filters, 1, "SAME")[:, :, :width]
-
-
 class Conv2d(ScopedLayer, tl.layers.Conv2d):
     """2-D convolution with square filters, NHWC, "SAME" padding."""
 
@@ -200,16 +106,7 @@ class Conv2d(ScopedLayer, tl.layers.Conv2d):
         return self._convolve(inputs, self.W, self.b if self.b_init else None)
 
     def _convolve(self, inputs, filters, biases):
-        filters = tf.cast(filters, inputs.dtype)
-        (side, _, _, c_out), stride = filters.shape, self.strides[0]
-        if not ON_GPU and side % stride == 0 and _has_few_positions(inputs, stride, c_out):
-            outputs = _conv2d_of_few_positions(inputs, filters, stride)
-        elif not ON_GPU and stride == 1 and side > 3 and c_out < 16 and inputs.shape[2] is None:
-            outputs = _conv2d_of_any_width(inputs, filters)
-        elif ON_AVX2 and stride == 1 and side % 2:
-            outputs = _conv2d_for_avx2(inputs, filters)
-        else:
-            outputs = tf.nn.conv2d(inputs, filters, self._strides, self.padding, name=self.name)
+        outputs = conv2d(inputs, tf.cast(filters, inputs.dtype), self.strides[0], name=self.name)
         if biases is not None:
             outputs = tf.nn.bias_add(outputs, tf.cast(biases, inputs.dtype))
         return self.act(outputs) if self.act else outputs

@@ -1,8 +1,9 @@
-"""Where and how the graph runs: session options, devices, precision."""
+"""Where and how the graph runs: session options, devices, precision; and how it is asked to stop."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import tensorflow as tf
@@ -75,3 +76,23 @@ def memory_budget(memory_mb: int) -> int:
     except (AttributeError, ValueError, OSError):  # not a POSIX system
         machine = 4 * 2**30
     return min(DEFAULT_MEMORY_BYTES, machine // 4)
+
+
+class StopSignal:
+    """Remembers Ctrl-C and SIGTERM, so that a step can end before the run saves and stops."""
+
+    def __init__(self):
+        self.signal = 0
+
+    def __enter__(self):
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, _frame):
+        if self.signal:  # asked twice: at once, without saving
+            raise KeyboardInterrupt
+        self.signal = number

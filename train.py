@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import signal
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from easydict import EasyDict as edict
 from tensorflow.python.client import timeline
 from tqdm import tqdm
 
@@ -20,7 +17,7 @@ import checkpointing
 import metrics
 import runtime
 import vgg19
-from config import flatten, log_config
+from config import log_config
 from dataset import Dataset, validation_image
 from graph import build_training_graph
 from model import SCALE
@@ -32,10 +29,6 @@ log = logging.getLogger("srgan")
 
 STATE_FILE = "srgan_state.npz"
 SAMPLE_PATCHES = 4
-# The settings that may change between a run and its continuation: they do not touch the numbers.
-FREE_SETTINGS = ("RUNTIME.", "VALID.", "TRAIN.cache_mb", "TRAIN.save_", "VGG.weights")
-# And those that may, as far as the steps that are done would have been the same.
-SCHEDULE_SETTINGS = ("TRAIN.n_epoch", "TRAIN.lr_", "TRAIN.decay_every", "TRAIN.warmup_steps")
 
 
 def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, restart: bool) -> None:
@@ -55,8 +48,9 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
     vgg_weights = _vgg_weights(config)
     vgg_features = (config.VGG.layer if vgg_weights else "random") if config.TRAIN.n_epoch else "none"
     checkpoint_dir = Path(checkpoint_dir)
-    if not restart:
-        _check_continuation(checkpoint_dir, config, dataset.steps_per_epoch, vgg_features)
+    state = checkpoint_dir / STATE_FILE
+    if state.exists() and not restart:
+        checkpointing.check_continuation(state, config, dataset.steps_per_epoch, vgg_features)
     try:
         checkpoint_dir.mkdir(parents=True, exist_ok=True)
         log_config(checkpoint_dir / "config.json", config)
@@ -97,30 +91,6 @@ def _vgg_weights(config) -> dict[str, np.ndarray]:
         return {}
     log.info("VGG19 features %s from %s", config.VGG.layer, path)
     return vgg19.read_weights(path, config.VGG.layer)
-
-
-def _check_continuation(checkpoint_dir: Path, config, steps_per_pass: int, vgg_features: str) -> None:
-    """Refuses to continue a run made with other settings or features, before anything slow begins."""
-    path = checkpoint_dir / STATE_FILE
-    if not path.exists():
-        return
-    meta = checkpointing.read_meta(path)
-    differences = _differences(meta["config"], config)
-    if any(text.startswith(SCHEDULE_SETTINGS) for text in differences):
-        steps_per_epoch = config.TRAIN.steps_per_epoch or steps_per_pass
-        before = edict({**config.TRAIN, **meta["config"]["TRAIN"]})
-        if Schedule(before, steps_per_epoch).agrees(Schedule(config.TRAIN, steps_per_epoch), meta["step"]):
-            differences = [text for text in differences if not text.startswith(SCHEDULE_SETTINGS)]
-    if differences:
-        raise UserError(
-            f"the run in {checkpoint_dir} was made with other settings ({'; '.join(differences)}): use "
-            "the same ones, --restart to begin anew and overwrite it, or another --checkpoint-dir"
-        )
-    if meta["vgg_features"] != vgg_features:
-        raise UserError(
-            f"the run in {checkpoint_dir} used {meta['vgg_features']} VGG19 features, this one would use "
-            f"{vgg_features}: bring the same weights, or use --restart"
-        )
 
 
 class Run:
@@ -194,7 +164,7 @@ class Run:
     def loop(self) -> None:
         """Runs to the end of the schedule, or saves and exits with 128 + signal on Ctrl-C or SIGTERM."""
         batches = self._batches()
-        with _StopSignal() as stop, TrainingLog(self.checkpoint_dir, self.step) as training_log:
+        with runtime.StopSignal() as stop, TrainingLog(self.checkpoint_dir, self.step) as training_log:
             while self.step < self.schedule.total_steps:
                 self._epoch(batches, stop)
                 if self.schedule.position(self.step)[2] == 0:
@@ -367,33 +337,3 @@ class Run:
             prefix = str(self.checkpoint_dir / "saver" / "model.ckpt")
             self.saver.save(self.session, prefix, self.step, write_meta_graph=False)
         self.saved_at = time.monotonic()
-
-
-def _differences(before: dict, now: dict) -> list[str]:
-    """Settings that differ between two configs and touch the numbers, as 'KEY was A, is B'."""
-    before, now = (dict(flatten(json.loads(json.dumps(tree)))) for tree in (before, now))
-    return [
-        f"{key} was {before.get(key)}, is {now.get(key)}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(FREE_SETTINGS)
-    ]
-
-
-class _StopSignal:
-    """Remembers Ctrl-C and SIGTERM, so that a step can end before the run saves and stops."""
-
-    def __init__(self):
-        self.signal = 0
-
-    def __enter__(self):
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number, _frame):
-        if self.signal:  # asked twice: at once, without saving
-            raise KeyboardInterrupt
-        self.signal = number

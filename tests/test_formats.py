@@ -9,8 +9,8 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-import formats
-from formats import Picture, read_picture, size_of, write_picture
+import deep_formats
+from formats import Picture, check_fits, read_picture, size_of, write_picture
 from utils import UserError
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -94,7 +94,7 @@ def test_other_programs_read_the_same_16_bit_samples(tmp_path, suffix):
 
 
 def test_files_of_several_blocks_are_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(formats, "_BLOCK_BYTES", 700)
+    monkeypatch.setattr(deep_formats, "_BLOCK_BYTES", 700)
     for dtype in (np.uint8, np.uint16):
         for suffix in (".png", ".tiff"):
             pixels = random_samples(dtype, 3)
@@ -462,7 +462,7 @@ def test_sizes_and_formats_that_cannot_be_written_are_refused(tmp_path):
     ]
     for name, size, reason in cases:
         with pytest.raises(UserError, match=reason):
-            formats.check_fits(tmp_path / name, *size)
+            check_fits(tmp_path / name, *size)
     with pytest.raises(UserError, match="16383"):
         write_picture(tmp_path / "a.webp", Picture(np.zeros((1, 16384), np.uint8)))
     write_picture(tmp_path / "b.webp", Picture(np.zeros((1, 16383), np.uint8)))
@@ -482,11 +482,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monke
     write_picture(path, Picture(photograph()))
     before = path.read_bytes()
 
-    def fail(file, picture):
+    def fail(file, *_):
         file.write(b"half")
         raise error
 
-    monkeypatch.setattr(formats, "_write_png16", fail)
+    monkeypatch.setattr(deep_formats, "write_png16", fail)
     expected = UserError if isinstance(error, OSError) else KeyboardInterrupt
     with pytest.raises(expected) as raised:
         write_picture(path, Picture(random_samples(np.uint16)))

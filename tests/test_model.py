@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import convolutions
 import layers
 from config import make_config
 from layers import BatchNorm
@@ -235,7 +236,7 @@ def test_network_prints_its_layers_and_parameters(graph, capsys):
 @pytest.mark.parametrize("side", [1, 3, 9])
 def test_convolution_gradients_equal_tensorflows_own(session, side):
     x, w = tf.constant(pictures((2, 7, 6, 3))), tf.constant(pictures((side, side, 3, 5), seed=1))
-    ours, plain = layers._conv2d_for_avx2(x, w), tf.nn.conv2d(x, w, 1, "SAME")
+    ours, plain = convolutions._conv2d_for_avx2(x, w), tf.nn.conv2d(x, w, 1, "SAME")
     weights = pictures((2, 7, 6, 5), seed=2)
     gradients = [tf.gradients(tf.reduce_sum(y * weights), [x, w]) for y in (ours, plain)]
     (dx, dw), (dx_plain, dw_plain) = session.run(gradients)
@@ -247,7 +248,7 @@ def test_convolution_gradients_equal_tensorflows_own(session, side):
 @pytest.mark.parametrize(("height", "width"), [(3, 3), (5, 6), (1, 2)])
 def test_convolution_of_few_positions_equals_tensorflows_own(session, side, stride, height, width):
     x, w = tf.constant(pictures((2, height, width, 3))), tf.constant(pictures((side, side, 3, 5), seed=1))
-    ours, plain = layers._conv2d_of_few_positions(x, w, stride), tf.nn.conv2d(x, w, stride, "SAME")
+    ours, plain = convolutions._conv2d_of_few_positions(x, w, stride), tf.nn.conv2d(x, w, stride, "SAME")
     assert ours.shape == plain.shape
     gradients = [tf.gradients(tf.reduce_sum(y * y), [x, w]) for y in (ours, plain)]
     values, values_plain = session.run([(ours, *gradients[0]), (plain, *gradients[1])])

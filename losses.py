@@ -6,7 +6,9 @@ import tensorflow as tf
 
 from layers import tl
 
-PLAIN = (2 / 127.5) ** 2  # the variance at which `means_loss` takes HR for half plain: of 2 levels
+PLAIN = (
+    2 / 127.5
+) ** 2  # variance within cells at which `means_loss` takes HR for half plain: of 2 levels
 PLACES = 40.0  # a checkerboard to be seen, of a level, is small beside what detail leaves in the cells' means
 
 
@@ -28,14 +30,20 @@ def vgg_loss(sr_features: tf.Tensor, hr_features: tf.Tensor) -> tf.Tensor:
 def means_loss(sr: tf.Tensor, hr: tf.Tensor, scale: int) -> tf.Tensor:
     """Mean squares of local means of the errors of [N, h, w, 3] pictures in [-1, 1]; detail is free.
 
-    Of scale x scale cells, which LR shows: this holds colours. And of each place in a cell, over 4 x 4
-    cells, where HR is plain: this holds a checkerboard in step with the upsampling, which is seen there.
+    Of scale x scale cells, which LR shows: this holds colours. And of each place in a cell, less the cell's
+    mean, over 4 x 4 cells in which HR is plain: this holds a checkerboard in step with the upsampling,
+    which is seen there.
     """
-    cells = tf.nn.space_to_depth(sr - hr, scale)  # [N, h / scale, w / scale, scale ** 2 places x 3]
-    cell_errors = tf.reduce_mean(tf.reshape(cells, [-1, scale**2, 3]), 1)
-    place_errors = tf.nn.avg_pool2d(cells, 4, 4, "SAME")
-    means, squares = (tf.nn.avg_pool2d(x, 4 * scale, 4 * scale, "SAME") for x in (hr, hr**2))
-    variance = tf.reduce_mean(squares - means**2, -1, keepdims=True)
+
+    def split(x):
+        """The means of cells, [N, h / scale, w / scale, 3], and the rest as [..., scale ** 2 places x 3]."""
+        means = tf.nn.avg_pool2d(x, scale, scale, "VALID")
+        return means, tf.nn.space_to_depth(x, scale) - tf.tile(means, [1, 1, 1, scale**2])
+
+    cell_errors, place_errors = split(sr - hr)
+    place_errors = tf.nn.avg_pool2d(place_errors, 4, 4, "SAME")
+    _, detail = split(hr)
+    variance = tf.reduce_mean(tf.nn.avg_pool2d(detail**2, 4, 4, "SAME"), -1, keepdims=True)
     plain = PLAIN / (PLAIN + variance)
     return tf.reduce_mean(cell_errors**2) + PLACES * tf.reduce_mean(plain * place_errors**2)
 

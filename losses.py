@@ -6,9 +6,7 @@ import tensorflow as tf
 
 from layers import tl
 
-PLAIN = (
-    2 / 127.5
-) ** 2  # variance within cells at which `means_loss` takes HR for half plain: of 2 levels
+PLAIN = (2 / 127.5) ** 2  # variance within cells at which `means_loss` takes HR for half plain: of 2 levels
 PLACES = 40.0  # a checkerboard to be seen, of a level, is small beside what detail leaves in the cells' means
 
 

@@ -5,7 +5,7 @@ python bench/quality.py Set5 sample --vgg FILE --weights a/g_srgan.npz b/g_srgan
 A set is a folder as of `--mode=benchmark`, or 'sample': the embedded photographs. Means over its pictures:
 
 colour      the largest difference of a channel's mean from HR's, of all pictures, levels
-grid        the upsampling's checkerboard, levels (`metrics.grid`)
+grid        the upsampling's checkerboard where HR is plain, levels (`metrics.grid`), and HR's own
 sharpness   mean absolute gradient of Y, as a share of HR's
 VGG         squared difference of VGG19's conv1_2, conv2_2 and conv3_4, each position's features scaled
             to unit length (Zhang et al. 2018, without their learned weights); less is nearer to HR
@@ -97,13 +97,15 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
                         metrics.psnr_y(sr, hr),
                         metrics.ssim_y(sr, hr),
                         metrics.colour_shift(sr, hr),
-                        metrics.grid(sr),
-                        metrics.grid(hr),
+                        metrics.grid(sr, hr),
+                        metrics.grid(hr, hr),
                         metrics.sharpness(sr, hr),
                         distance(sr, hr),
                     )
                 )
-            psnr, ssim, _, of_sr, of_hr, sharp, vgg = np.mean(rows, axis=0)
+            psnr, ssim, _, of_sr, of_hr, sharp, vgg = np.nanmean(
+                rows, axis=0
+            )  # NaN: no plain area in a picture
             colour = max(row[2] for row in rows)
             print(
                 f"  {Path(name).name:8} {psnr:6.2f} dB  SSIM {ssim:.4f}  colour {colour:.1f}  "

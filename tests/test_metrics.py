@@ -115,12 +115,24 @@ def test_sharpness_is_the_share_of_the_gradient():
 def test_grid_is_the_deviation_of_the_places_and_no_other_pattern():
     places = np.zeros((4, 4))
     places[1, 2] = 16
-    pattern = np.tile(places, (31, 31)).astype(np.uint8)[..., None] + flat(60, 124)
+    plain = flat(60, 124)
+    pattern = np.tile(places, (31, 31)).astype(np.uint8)[..., None] + plain
     # 9 x 9 px around that place hold 9 of its kind, in its row or column of places 6, elsewhere 4: their
     # share is subtracted, and what is left has the mean 0
     squares = (16 - 16 * 9 / 81) ** 2 + 6 * (16 * 6 / 81) ** 2 + 9 * (16 * 4 / 81) ** 2
-    assert metrics.grid(pattern) == pytest.approx(math.sqrt(squares / 16))
-    assert metrics.grid(flat(60, 124)) == 0.0
-    stripes = flat(60, 124)
-    stripes[:, ::3] = 100  # with a period of 3 px the 27 cells have the same mean at each place
-    assert metrics.grid(stripes) == pytest.approx(0.0, abs=1e-9)
+    assert metrics.grid(pattern, plain) == pytest.approx(math.sqrt(squares / 16))
+    assert metrics.grid(plain, plain) == 0.0
+    ramp = plain + np.arange(124, dtype=np.uint8)[:, None]
+    assert metrics.grid(ramp, ramp) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_grid_is_looked_for_where_hr_is_plain():
+    grained = flat(60, 128) + (6 * (np.indices((128, 128)).sum(0) % 2))[..., None].astype(
+        np.uint8
+    )  # 3 levels
+    half_plain = np.concatenate([flat(60, 128)[:, :72], grained[:, 72:]], axis=1)
+    sr = flat(60, 128)
+    sr[:, 88::4] = 90  # a grid in the other half, out of reach of a mean of 9 x 9 px
+    assert metrics.grid(sr, half_plain) == 0.0
+    assert metrics.grid(sr, flat(60, 128)) > 1
+    assert math.isnan(metrics.grid(sr, grained))

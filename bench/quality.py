@@ -103,9 +103,8 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
                         distance(sr, hr),
                     )
                 )
-            psnr, ssim, _, of_sr, of_hr, sharp, vgg = np.nanmean(
-                rows, axis=0
-            )  # NaN: no plain area in a picture
+            means = np.nanmean(rows, axis=0)  # NaN where a picture has no plain area
+            psnr, ssim, _, of_sr, of_hr, sharp, vgg = means
             colour = max(row[2] for row in rows)
             print(
                 f"  {Path(name).name:8} {psnr:6.2f} dB  SSIM {ssim:.4f}  colour {colour:.1f}  "

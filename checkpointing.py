@@ -126,15 +126,18 @@ def check_continuation(state: Path, config, steps_per_pass: int, vgg_features: s
     """Refuses to continue a run made with other settings or features, before anything slow begins."""
     meta = read_meta(state)
     differences = _differences(meta["config"], config)
-    if any(text.startswith(SCHEDULE_SETTINGS) for text in differences):
+    of_schedule = [key for key in differences if key.startswith(SCHEDULE_SETTINGS)]
+    if of_schedule:
         steps_per_epoch = config.TRAIN.steps_per_epoch or steps_per_pass
         before = edict({**config.TRAIN, **meta["config"]["TRAIN"]})
         if Schedule(before, steps_per_epoch).agrees(Schedule(config.TRAIN, steps_per_epoch), meta["step"]):
-            differences = [text for text in differences if not text.startswith(SCHEDULE_SETTINGS)]
+            for key in of_schedule:
+                del differences[key]
     if differences:
+        listed = "; ".join(f"{key} was {old}, is {new}" for key, (old, new) in differences.items())
         raise UserError(
-            f"the run in {state.parent} was made with other settings ({'; '.join(differences)}): use "
-            "the same ones, --restart to begin anew and overwrite it, or another --checkpoint-dir"
+            f"the run in {state.parent} was made with other settings ({listed}): use the same ones, "
+            "--restart to begin anew and overwrite it, or another --checkpoint-dir"
         )
     if meta["vgg_features"] != vgg_features:
         raise UserError(
@@ -143,11 +146,11 @@ def check_continuation(state: Path, config, steps_per_pass: int, vgg_features: s
         )
 
 
-def _differences(before: dict, now: dict) -> list[str]:
-    """Settings that differ between two configs and touch the numbers, as 'KEY was A, is B'."""
+def _differences(before: dict, now: dict) -> dict[str, tuple]:
+    """{setting: (before, now)} of those that differ between two configs and touch the numbers."""
     before, now = (dict(flatten(json.loads(json.dumps(tree)))) for tree in (before, now))
-    return [
-        f"{key} was {before.get(key)}, is {now.get(key)}"
+    return {
+        key: (before.get(key), now.get(key))
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key) and not key.startswith(FREE_SETTINGS)
-    ]
+    }

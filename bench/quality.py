@@ -104,11 +104,11 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
                     )
                 )
             means = np.nanmean(rows, axis=0)  # NaN where a picture has no plain area
-            psnr, ssim, _, of_sr, of_hr, sharp, vgg = means
+            psnr, ssim, _, of_sr, of_hr, sharp, of_vgg = means
             colour = max(row[2] for row in rows)
             print(
                 f"  {Path(name).name:8} {psnr:6.2f} dB  SSIM {ssim:.4f}  colour {colour:.1f}  "
-                f"grid {of_sr:.2f} (HR {of_hr:.2f})  sharpness {sharp:.2f}  VGG {vgg:.4f}",
+                f"grid {of_sr:.2f} (HR {of_hr:.2f})  sharpness {sharp:.2f}  VGG {of_vgg:.4f}",
                 flush=True,
             )
 

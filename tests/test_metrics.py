@@ -127,9 +127,8 @@ def test_grid_is_the_deviation_of_the_places_and_no_other_pattern():
 
 
 def test_grid_is_looked_for_where_hr_is_plain():
-    grained = flat(60, 128) + (6 * (np.indices((128, 128)).sum(0) % 2))[..., None].astype(
-        np.uint8
-    )  # 3 levels
+    grain = 6 * (np.indices((128, 128)).sum(0) % 2)  # a standard deviation of 3 levels
+    grained = flat(60, 128) + grain[..., None].astype(np.uint8)
     half_plain = np.concatenate([flat(60, 128)[:, :72], grained[:, 72:]], axis=1)
     sr = flat(60, 128)
     sr[:, 88::4] = 90  # a grid in the other half, out of reach of a mean of 9 x 9 px

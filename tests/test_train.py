@@ -199,6 +199,20 @@ def test_means_loss_looks_for_a_checkerboard_where_hr_is_plain(session):
     assert half_plain == pytest.approx(plain / 2)
 
 
+def test_means_loss_equals_the_formula_written_out(session):
+    random = np.random.default_rng(0)
+    hr, errors = (scale * random.standard_normal([2, 32, 48, 3]) for scale in (0.02, 0.1))
+    # picture, rows and columns of: windows of 16 px, cells in them, places in those; channel
+    shape = [2, 2, 4, 4, 3, 4, 4, 3]
+    in_hr, in_errors = hr.reshape(shape), errors.reshape(shape)
+    cell_errors = in_errors.mean((3, 6), keepdims=True)
+    place_errors = (in_errors - cell_errors).mean((2, 5))
+    variance = in_hr.var((3, 6)).mean((2, 4, 5))[:, :, None, :, None, None]
+    places = (place_errors**2 * losses.PLAIN / (losses.PLAIN + variance)).mean()
+    loss = session.run(losses.means_loss(tf.constant(hr + errors), hr, 4))
+    assert loss == pytest.approx((cell_errors**2).mean() + losses.PLACES * places)
+
+
 def test_moving_average_of_the_weights_is_between_start_and_end(session):
     graph = build_training_graph(tiny("TRAIN.ema_decay=0.5"), tf.float32)
     session.run(tf.compat.v1.global_variables_initializer())

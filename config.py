@@ -3,14 +3,6 @@
 The values here are the `tensorlayer` recipe: the network and losses of the TensorLayer SRGAN.
 """
 
-from __future__ import annotations
-
-import ast
-import copy
-import difflib
-import json
-from pathlib import Path
-
 from easydict import EasyDict as edict
 
 config = edict()
@@ -18,13 +10,10 @@ config = edict()
 config.TRAIN = edict()
 config.TRAIN.hr_img_path = "sample"  # a folder of pictures, or 'sample': photos of installed packages
 config.TRAIN.hr_patch_size = 384  # side of the HR patches in px, a multiple of 4; LR is a quarter
-config.TRAIN.crops_per_image = 1  # patches of a picture per pass; 0: one per 2.5 x 2.5 patches of its area
 config.TRAIN.augment = True  # random flips and quarter turns
 config.TRAIN.exposures = 0.0  # share of patches made so dark or bright that parts clip; 0.2 keeps black black
-config.TRAIN.cache_mb = 1024  # decoded pictures kept in memory
 config.TRAIN.seed = 0  # of the initial weights and of the data's order
 config.TRAIN.batch_size = 16
-config.TRAIN.accumulate = 1  # parts of a batch computed one after another, to save memory
 config.TRAIN.steps_per_epoch = 0  # 0: one pass over the pictures
 config.TRAIN.beta1 = 0.9  # Adam
 config.TRAIN.lr_init = 1e-4  # learning rate of both phases
@@ -38,12 +27,15 @@ config.TRAIN.n_epoch = 2000  # epochs of adversarial training
 config.TRAIN.lr_decay = 0.1
 config.TRAIN.decay_every = 0
 config.TRAIN.ema_decay = 0.0  # moving average of the generator for use, batch norm's too; 0: none
+config.TRAIN.init = "normal"  # weights to start from: 'normal': N(0, 0.02); 'fan_in': N(0, 1 / fan_in)
 config.TRAIN.init_weights = ""  # generator (npz) to start from; 'pretrained': the program's own SRResNet
 config.TRAIN.save_every = 10  # epochs between sample pictures and checkpoints
 config.TRAIN.save_minutes = 10.0  # minutes between saves of the training state, epochs or not
 
 config.VALID = edict()
-config.VALID.hr_img_path = "sample"  # a picture, a folder (its first picture), or 'sample'
+config.VALID.hr_img_path = "sample"  # a picture, a folder, or 'sample': a photo of an installed package
+config.VALID.lr_img_path = ""  # a picture or folder of LR to go with it; empty: LR is made from HR
+config.VALID.imid = 0  # which picture of the folders, in the order of their names
 
 config.MODEL = edict()
 config.MODEL.generator = edict()
@@ -53,7 +45,6 @@ config.MODEL.generator.first_kernel = 3
 config.MODEL.generator.last_kernel = 1
 config.MODEL.generator.activation = "relu"  # 'relu' or 'prelu'
 config.MODEL.generator.output_activation = "tanh"  # 'tanh' or 'linear'
-config.MODEL.generator.init = "normal"  # 'normal': N(0, 0.02); 'fan_in': N(0, 1 / fan_in)
 config.MODEL.discriminator = edict()
 config.MODEL.discriminator.convs = (  # (kernel, stride, filters)
     (4, 2, 64),
@@ -67,7 +58,6 @@ config.MODEL.discriminator.convs = (  # (kernel, stride, filters)
 )
 config.MODEL.discriminator.residual = (128, 128)  # filters of the last residual block; (): none
 config.MODEL.discriminator.dense = ()  # units of hidden dense layers
-config.MODEL.discriminator.init = "normal"
 
 config.LOSS = edict()
 config.LOSS.mse = 1.0  # factor of the pixel loss in the adversarial phase
@@ -84,10 +74,8 @@ config.VGG.input_size = 224  # side in px that pictures are resized to first; 0:
 config.RUNTIME = edict()
 config.RUNTIME.precision = "auto"  # 'auto': bfloat16 where the hardware has it; 'float32', 'bfloat16'
 config.RUNTIME.intra_op_threads = 0  # threads inside one operation; 0: one per core
-config.RUNTIME.inter_op_threads = 0  # operations at a time; 0: one per core
 config.RUNTIME.xla = False  # compile the graph with XLA, on a GPU
 config.RUNTIME.saver = False  # also keep a tf.compat.v1.train.Saver checkpoint
-config.RUNTIME.trace_steps = 0  # steps to trace, as timelines for Chrome and TensorBoard
 config.RUNTIME.memory_mb = 0  # memory for upscaling; 0: a quarter of the machine's, at most 2000
 
 RECIPES = {
@@ -95,7 +83,6 @@ RECIPES = {
     # Ledig et al. 2017, sections 2 and 3.2: an epoch is 1,000 steps here, whatever the data
     "paper": {
         "TRAIN.hr_patch_size": 96,
-        "TRAIN.crops_per_image": 0,
         "TRAIN.steps_per_epoch": 1000,
         "TRAIN.n_epoch_init": 1000,
         "TRAIN.lr_decay_init": 1.0,
@@ -126,7 +113,6 @@ RECIPES = {
     "cpu": {
         "TRAIN.init_weights": "pretrained",
         "TRAIN.hr_patch_size": 96,
-        "TRAIN.crops_per_image": 0,
         "TRAIN.exposures": 0.4,
         "TRAIN.steps_per_epoch": 100,
         "TRAIN.n_epoch_init": 0,
@@ -148,7 +134,7 @@ RECIPES = {
         ),
         "MODEL.discriminator.residual": (),
         "MODEL.discriminator.dense": (256,),
-        "MODEL.discriminator.init": "fan_in",
+        "TRAIN.init": "fan_in",
         "LOSS.adversarial": 3e-3,
         "LOSS.vgg": 5e-8,
         "LOSS.means": 20.0,
@@ -170,7 +156,7 @@ RECIPES = {
         "TRAIN.ema_decay": 0.98,  # batch norm's averages over a few small batches are noisy
         "MODEL.discriminator.convs": ((4, 2, 16), (4, 2, 32), (4, 2, 64), (4, 2, 128)),
         "MODEL.discriminator.residual": (32, 32),
-        "MODEL.discriminator.init": "fan_in",
+        "TRAIN.init": "fan_in",
         "LOSS.vgg": 2e-7,  # at the note's 2e-6 conv2_2 draws a checkerboard
         "LOSS.means": 20.0,
         "VGG.layer": "conv2_2",
@@ -178,121 +164,3 @@ RECIPES = {
         "VGG.on_missing": "random",
     },
 }
-
-CHOICES = {
-    "TRAIN.lr_schedule": ("step", "cosine"),
-    "MODEL.generator.activation": ("relu", "prelu"),
-    "MODEL.generator.output_activation": ("tanh", "linear"),
-    "MODEL.generator.init": ("normal", "fan_in"),
-    "MODEL.discriminator.init": ("normal", "fan_in"),
-    "VGG.on_missing": ("stop", "random"),
-    "RUNTIME.precision": ("auto", "float32", "bfloat16"),
-}
-AT_LEAST_ONE = (
-    "TRAIN.batch_size",
-    "TRAIN.accumulate",
-    "TRAIN.save_every",
-    "MODEL.generator.num_blocks",
-    "MODEL.generator.num_filters",
-    "MODEL.generator.first_kernel",
-    "MODEL.generator.last_kernel",
-)
-AT_MOST_ONE = ("TRAIN.exposures", "TRAIN.ema_decay", "TRAIN.beta1")
-
-
-def make_config(recipe: str = "tensorlayer", file: str | None = None, settings=()) -> edict:
-    """A copy of `config` with a recipe, a JSON file as `log_config` writes it, and KEY=VALUE settings.
-
-    Raises ValueError with one sentence for an unknown key or recipe, a wrong type or a bad value.
-    """
-    if recipe not in RECIPES:
-        raise ValueError(f"unknown recipe {recipe!r}: choose from {', '.join(RECIPES)}")
-    cfg = copy.deepcopy(config)
-    for key, value in RECIPES[recipe].items():
-        set_value(cfg, key, value)
-    if file is not None:
-        try:
-            tree = json.loads(Path(file).read_text())
-            settings_of_file = dict(flatten(tree))
-        except (OSError, ValueError, AttributeError) as error:
-            raise ValueError(f"--config {file} cannot be read as JSON settings: {error}") from None
-        for key, value in settings_of_file.items():
-            set_value(cfg, key, value)
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise ValueError(f"--set {setting}: write KEY=VALUE, as in TRAIN.batch_size=4")
-        set_value(cfg, key.strip(), _parse(text.strip()))
-    if cfg.TRAIN.hr_patch_size % 4 or cfg.TRAIN.hr_patch_size < 16:
-        raise ValueError("TRAIN.hr_patch_size must be a multiple of 4 and at least 16")
-    if cfg.TRAIN.batch_size % cfg.TRAIN.accumulate:
-        raise ValueError("TRAIN.accumulate must divide TRAIN.batch_size")
-    return cfg
-
-
-def set_value(cfg: edict, key: str, value) -> None:
-    """Sets `cfg.SECTION.name` for the dotted `key`, whose type must be the default's."""
-    known = dict(flatten(cfg))
-    if key not in known:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
-        hint = f": did you mean {near[0]}?" if near else ""
-        raise ValueError(f"unknown setting {key}{hint}")
-    value = _checked(key, value, known[key])
-    *sections, name = key.split(".")
-    for section in sections:
-        cfg = cfg[section]
-    cfg[name] = value
-
-
-def flatten(tree: dict, prefix: str = ""):
-    """Yields ('TRAIN.batch_size', 16), ... for a tree of settings."""
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def log_config(filename: str | Path, cfg: dict) -> None:
-    """Writes all settings as JSON, in the form that `--config` reads."""
-    Path(filename).write_text(json.dumps(cfg, indent=2) + "\n")
-
-
-def _parse(text: str):
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
-def _checked(key: str, value, default):
-    if isinstance(default, (tuple, list)):
-        if not isinstance(value, (tuple, list)):
-            raise ValueError(f"{key} must be a tuple like {default}, not {value!r}")
-        value = tuple(tuple(item) if isinstance(item, list) else item for item in value)
-        sizes = [number for item in value for number in (item if isinstance(item, tuple) else (item,))]
-        triples = [isinstance(item, tuple) and len(item) == 3 for item in value]
-        if key.endswith("convs") and not (triples and all(triples)):
-            raise ValueError(f"{key} must be (kernel, stride, filters) triples, not {value}")
-        if key.endswith("residual") and len(value) not in (0, 2):
-            raise ValueError(f"{key} must be two numbers of filters or (), not {value}")
-        if not all(type(number) is int and number > 0 for number in sizes):
-            raise ValueError(f"{key} must hold whole numbers above 0, not {value}")
-        return value
-    if isinstance(default, str):
-        value = str(value)
-    elif isinstance(default, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(default):
-        kind = type(default).__name__
-        raise ValueError(f"{key} must be {kind}, like {default!r}, not {value!r}")
-    if key in CHOICES and value not in CHOICES[key]:
-        raise ValueError(f"{key} must be one of {', '.join(CHOICES[key])}, not {value!r}")
-    if isinstance(value, (int, float)) and not value >= (key in AT_LEAST_ONE):
-        least = 1 if key in AT_LEAST_ONE else 0
-        raise ValueError(f"{key} must be at least {least}, not {value!r}")
-    if key in AT_MOST_ONE and value > 1:
-        raise ValueError(f"{key} must be at most 1, not {value!r}")
-    return value

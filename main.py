@@ -17,8 +17,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from config import RECIPES, flatten, make_config
-from utils import UserError
+from common.errors import UserError
+from common.settings import flatten, make_config
+from config import RECIPES
 
 log = logging.getLogger("srgan")
 
@@ -120,12 +121,12 @@ def run(args: argparse.Namespace, config) -> int:
 
         tf.config.list_physical_devices()  # its complaints about missing GPU drivers come here
         tf.get_logger().setLevel("ERROR")
-        import evaluate
-        import train
+        from training.run import train
+        from upscaling.evaluate import evaluate
     if args.mode == "srgan":
-        train.train(config, args.checkpoint_dir, args.samples_dir, recipe=args.recipe, restart=args.restart)
+        train(config, args.checkpoint_dir, args.samples_dir, recipe=args.recipe, restart=args.restart)
         return 0
-    return evaluate.evaluate(args, config)
+    return evaluate(args, config)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -134,11 +135,8 @@ def main(argv: list[str] | None = None) -> int:
     log.setLevel(logging.INFO)
     try:
         check(args)
-        try:
-            config = make_config(args.recipe, args.config, args.settings)
-            defaults = dict(flatten(make_config()))
-        except ValueError as error:
-            raise UserError(error) from None
+        config = make_config(args.recipe, args.config, args.settings)
+        defaults = dict(flatten(make_config()))
         log.info("Recipe %s", args.recipe)
         for key, value in flatten(config):
             if value != defaults[key]:

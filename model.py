@@ -1,29 +1,29 @@
 """The two networks: generator SRGAN_g and discriminator SRGAN_d, as pure graph builders.
 
-Shapes come from arguments; the defaults are the TensorLayer network of the note. Scope names are the
-note's, and so are the checkpoint's keys.
+Shapes come from arguments, whose defaults stand in config.py: the TensorLayer network of the note. Scope
+names are the note's, and so are the checkpoint's keys.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from layers import (
+from config import config
+from tf1.layers import (
+    INITIALISERS,
     Add,
     BatchNorm,
     Conv1x1BeforeShuffle,
     Conv2d,
     Dense,
-    FanIn,
     Flatten,
     Network,
-    Normal,
     PRelu,
     SubpixelConv2d,
     leaky_relu,
 )
 
-SCALE = 4  # two pixel shuffles by 2
+GENERATOR, DISCRIMINATOR = config.MODEL.generator, config.MODEL.discriminator  # defaults
 TRUNK = "add3"  # the layer where all work at LR resolution is done
 LEAK = 0.2  # slope of the discriminator's leaky ReLU (Ledig et al. 2017, section 2.1)
 
@@ -33,12 +33,12 @@ def SRGAN_g(
     is_train: bool = False,
     reuse: bool = False,
     *,
-    num_blocks: int = 16,
-    num_filters: int = 64,
-    first_kernel: int = 3,
-    last_kernel: int = 1,
-    activation: str = "relu",
-    output_activation: str = "tanh",
+    num_blocks: int = GENERATOR.num_blocks,
+    num_filters: int = GENERATOR.num_filters,
+    first_kernel: int = GENERATOR.first_kernel,
+    last_kernel: int = GENERATOR.last_kernel,
+    activation: str = GENERATOR.activation,
+    output_activation: str = GENERATOR.output_activation,
     init: str = "normal",
     norm: bool = True,
     dtype: tf.DType = tf.float32,
@@ -52,7 +52,7 @@ def SRGAN_g(
     """
     assert t_image.shape.rank == 4 and t_image.shape[-1] == 3, t_image.shape
     assert activation in ("relu", "prelu") and output_activation in ("tanh", "linear")
-    weights = {"normal": Normal(0.02), "fan_in": FanIn()}[init]
+    weights = INITIALISERS[init]
     relu = tf.nn.relu if activation == "relu" else None
 
     with tf.compat.v1.variable_scope("SRGAN_g", reuse=reuse):
@@ -81,8 +81,9 @@ def SRGAN_g(
             net.add(Add(name=f"b_residual_add/{i}"), [block_input, net.outputs])
         conv_norm("n64s1/c/m", "n64s1/b/m")
         net.add(Add(name=TRUNK), [head, net.outputs])
-        # What acts on single pixels commutes with pixel shuffle. In this order ReLU fuses with the
-        # convolution before it, and the last shuffle moves 12 channels instead of 256.
+        # Not in the drawing's order: what acts on single pixels, ReLU and the last 1x1 convolution, comes
+        # before the pixel shuffle, with which it commutes. So ReLU fuses with the convolution before it, and
+        # the last shuffle moves 12 channels instead of 256.
         out_before_shuffle = last_kernel == 1 and activation == "relu"
         for i in (1, 2):
             conv(4 * num_filters, 3, f"n256s1/{i}", act=relu)
@@ -98,27 +99,14 @@ def SRGAN_g(
     return net
 
 
-# (kernel, stride, filters) of each convolution of the note's discriminator, at width 64
-NOTE_CONVS = (
-    (4, 2, 64),
-    (4, 2, 128),
-    (4, 2, 256),
-    (4, 2, 512),
-    (4, 2, 1024),
-    (4, 2, 2048),
-    (1, 1, 1024),
-    (1, 1, 512),
-)
-
-
 def SRGAN_d(
     input_images: tf.Tensor,
     is_train: bool = True,
     reuse: bool = False,
     *,
-    convs: tuple = NOTE_CONVS,
-    residual: tuple = (128, 128),
-    dense: tuple = (),
+    convs: tuple = DISCRIMINATOR.convs,
+    residual: tuple = DISCRIMINATOR.residual,
+    dense: tuple = DISCRIMINATOR.dense,
     init: str = "normal",
     dtype: tf.DType = tf.float32,
 ) -> tuple[Network, tf.Tensor]:
@@ -130,7 +118,7 @@ def SRGAN_d(
     """
     assert input_images.shape.rank == 4 and input_images.shape[-1] == 3, input_images.shape
     assert input_images.shape[1:3].is_fully_defined(), "the dense layer needs a fixed patch size"
-    weights = {"normal": Normal(0.02), "fan_in": FanIn()}[init]
+    weights = INITIALISERS[init]
 
     def lrelu(x):
         return leaky_relu(x, LEAK)

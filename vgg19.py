@@ -10,22 +10,21 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from layers import Conv2d, Dense, FanIn, Flatten, MaxPool2d, Network
-from utils import UserError
+from common.errors import UserError
+from common.files import LFS_POINTER
+from tf1.layers import Conv2d, FanIn, MaxPool2d, Network
 
 log = logging.getLogger("srgan")
 
 BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, as the published weights expect
 CONVS_PER_BLOCK = (2, 2, 4, 4, 4)
 FILTERS_PER_BLOCK = (64, 128, 256, 512, 512)
-FULLY_CONNECTED = {"fc6": 4096, "fc7": 4096, "fc8": 1000}
 
 # https://github.com/keras-team/keras/blob/v3.0.0/keras/applications/vgg19.py
 KERAS_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
 KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{KERAS_FILE}"
 KERAS_MD5 = "253f8cb515780f3b799900260a226db6"
 DOWNLOAD_TIMEOUT_SECONDS = 15
-LFS_POINTER = b"version https://git-lfs"
 
 
 def layer_names() -> list[str]:
@@ -48,41 +47,28 @@ def Vgg19_simple_api(
     reuse: bool = False,
     *,
     layer: str = "pool4",
-    fully_connected: bool = False,
     dtype: tf.DType = tf.float32,
-) -> tuple[Network, tf.Tensor]:
-    """[N, h, w, 3] RGB in [0, 1] -> (network, conv): `conv` is the output of `layer` after ReLU.
+) -> tuple[Network, Network]:
+    """[N, h, w, 3] RGB in [0, 1] -> (network, conv): `conv.outputs` is the output of `layer`, after ReLU.
 
-    The network ends at `layer`; with `fully_connected` (224 x 224 pictures only) it goes on to fc8,
-    whose logits are `network.outputs`. Variables are fixed features: none is trainable.
+    The network ends at `layer`, so both are the same here; the note's went on to fully connected layers,
+    which nothing in it reads. Variables are fixed features: none is trainable.
     """
     assert rgb.shape.rank == 4 and rgb.shape[-1] == 3, rgb.shape
     assert layer in layer_names(), f"{layer} is not one of {layer_names()}"
     he = FanIn(2.0)  # keeps the features' scale from layer to layer where weights stay random
     names = layer_names()
-    wanted = names if fully_connected else names[: names.index(layer) + 1]
 
     with tf.compat.v1.variable_scope("VGG19", reuse=reuse):
         bgr = rgb[..., ::-1] * 255.0 - tf.constant(BGR_MEAN)
         net = Network(tf.cast(bgr, dtype))
-        tensors = {}
-        for name in wanted:
-            block = int(name[4])
+        for name in names[: names.index(layer) + 1]:
             if name.startswith("conv"):
-                filters = FILTERS_PER_BLOCK[block - 1]
-                layer_ = Conv2d(filters, 3, W_init=he, act=tf.nn.relu, name=name)
+                filters = FILTERS_PER_BLOCK[int(name[4]) - 1]
+                net.add(Conv2d(filters, 3, W_init=he, act=tf.nn.relu, trainable=False, name=name))
             else:
-                layer_ = MaxPool2d((2, 2), (2, 2), padding="SAME", name=name)
-            layer_.trainable = False
-            tensors[name] = net.add(layer_)
-        if fully_connected:
-            net.add(Flatten(name="flatten"))
-            for name, units in FULLY_CONNECTED.items():
-                act = tf.nn.relu if name != "fc8" else None
-                dense = Dense(units, W_init=he, act=act, name=name)
-                dense.trainable = False
-                net.add(dense)
-    return net, tensors[layer]
+                net.add(MaxPool2d((2, 2), (2, 2), padding="SAME", name=name))
+    return net, net
 
 
 def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
@@ -111,7 +97,7 @@ def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
 
 
 def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
-    """{`conv1_1/filters`: [3, 3, 3, 64], `conv1_1/biases`: [64], ...} up to `layer`, float32."""
+    """{`VGG19/conv1_1/filters`: [3, 3, 3, 64], `VGG19/conv1_1/biases`: [64], ...} up to `layer`, float32."""
     path = Path(path)
     if path.suffix not in READERS:
         raise UserError(f"{path}: VGG19 weights are read from {', '.join(READERS)} files")
@@ -143,7 +129,7 @@ def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
                 " and ".join(map(str, pair)) for pair in ((filters.shape, biases.shape), shapes[name])
             )
             raise UserError(f"{path}: {name} is {found}, VGG19's is {expected}: not VGG19 weights")
-        weights[f"{name}/filters"], weights[f"{name}/biases"] = filters, biases
+        weights[f"VGG19/{name}/filters"], weights[f"VGG19/{name}/biases"] = filters, biases
     return weights
 
 

@@ -86,8 +86,8 @@ def start_tensorflow() -> None:
 
         tf.config.list_physical_devices()
         tf.get_logger().setLevel("ERROR")
-        import evaluate  # noqa: F401
-        import train  # noqa: F401
+        from training import run  # noqa: F401
+        from upscaling import evaluate  # noqa: F401
 
 
 def use_threads(count: int) -> None:

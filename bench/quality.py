@@ -19,10 +19,11 @@ from pathlib import Path
 import measure
 import numpy as np
 
-import metrics
-from config import make_config
-from dataset import SAMPLE, sample_photos
-from utils import UserError, crop_to_multiple
+from common.errors import UserError
+from common.settings import make_config
+from images import metrics
+from images.photos import SAMPLE, sample_photos
+from images.pixels import crop_to_multiple
 
 SCALE = 4
 FEATURES = ("conv1_2", "conv2_2", "conv3_4")
@@ -30,8 +31,8 @@ FEATURES = ("conv1_2", "conv2_2", "conv3_4")
 
 def read_set(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """(HR, LR) pictures."""
-    import bicubic
-    from evaluate import pairs, read_pair
+    from images import bicubic
+    from upscaling.evaluate import pairs, read_pair
 
     if name != SAMPLE:
         return [read_pair(*files) for files in pairs(Path(name))]
@@ -46,7 +47,7 @@ class VggDistance:
         import tensorflow as tf
 
         import vgg19
-        from checkpointing import assign
+        from tf1.checkpoints import assign
 
         with tf.Graph().as_default() as graph:
             self._pictures = tf.compat.v1.placeholder(tf.float32, [2, None, None, 3])
@@ -80,8 +81,8 @@ def main() -> None:
 
 def compare(names: list[str], weights: list[str], vgg: str) -> None:
     measure.start_tensorflow()
-    import bicubic
-    from upscale import Upscaler, load_generator
+    from images import bicubic
+    from upscaling.upscaler import Upscaler, load_generator
 
     sets = {name: read_set(name) for name in names}
     distance = VggDistance(vgg)

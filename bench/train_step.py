@@ -17,8 +17,8 @@ import measure
 import numpy as np
 from measure import Contestant
 
-from config import make_config
-from dataset import Dataset
+from common.settings import make_config
+from training.dataset import Dataset
 
 PRETRAIN, ADVERSARIAL = "pretrain", "adversarial"
 PHASES = {PRETRAIN: "MSE step", ADVERSARIAL: "adversarial step"}
@@ -64,7 +64,7 @@ class Ours:
         measure.start_tensorflow()
         import tensorflow as tf
 
-        import runtime
+        from tf1 import runtime
 
         self.config = make_config(settings=settings)
         self.dtype = runtime.compute_dtype(self.config.RUNTIME.precision)
@@ -77,7 +77,7 @@ class Ours:
             self.session.run(tf.compat.v1.global_variables_initializer())
 
     def build(self) -> None:
-        import graph
+        from training import graph
 
         self.graph = graph.build_training_graph(self.config, self.dtype)
         self.fetches = {
@@ -117,11 +117,11 @@ class Ours:
 
     def weights(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Every variable of the three networks; and the batch's LR as the graph makes it."""
-        import checkpointing
+        from tf1 import checkpoints
 
         variables = [*self.graph.g_params, *self.graph.d_params, *self.graph.vgg_params]
         lr = self.session.run(self.graph.t_image, {self.graph.t_target_image: self.hr})
-        return checkpointing.fetch(self.session, variables), lr
+        return checkpoints.fetch(self.session, variables), lr
 
     def matmul_gflops(self) -> float:
         import tensorflow as tf
@@ -136,7 +136,7 @@ class Ours:
         """Device, TensorFlow's version, whether bfloat16 is worth while."""
         import tensorflow as tf
 
-        import runtime
+        from tf1 import runtime
 
         return runtime.describe_device(), tf.__version__, runtime.has_bfloat16()
 
@@ -150,8 +150,8 @@ class TwoRuns(Ours):
     def build(self) -> None:
         import tensorflow as tf
 
-        import bicubic
-        import graph
+        from images import bicubic
+        from training import graph
 
         train = self.config.TRAIN
         patch = train.hr_patch_size

@@ -1,7 +1,7 @@
 """Time of x4 upscaling beside other engines running the same generator on the same picture.
 
-python bench/upscale.py            ours and every engine that is installed, in turns
-python bench/upscale.py --big      a 1920 x 1080 picture: seconds per megapixel, peak memory
+python bench/upscaler.py            ours and every engine that is installed, in turns
+python bench/upscaler.py --big      a 1920 x 1080 picture: seconds per megapixel, peak memory
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import measure
 import numpy as np
 from measure import Contestant, Missing
 
-from config import make_config
+from common.settings import make_config
 
 SCALE = 4
 BIG = 1080, 1920
@@ -29,7 +29,7 @@ OUTPUT_SCALE = 0.05  # of the last filters, lest random weights saturate tanh an
 
 def picture(size: tuple[int, int]) -> np.ndarray:
     """uint8 [h, w, 3]: an embedded photograph, repeated as often as it takes."""
-    from dataset import validation_photo
+    from training.dataset import validation_photo
 
     photo = validation_photo()
     repeats = [-(-side // have) for side, have in zip(size, photo.shape)]
@@ -85,15 +85,15 @@ class Weights:
         """As trained, with batch norm; and folded."""
         import tensorflow as tf
 
-        import checkpointing
-        import upscale
         from model import SRGAN_g
+        from tf1 import checkpoints
+        from upscaling import upscaler
 
         arguments = {**make_config().MODEL.generator, "init": "fan_in"}
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
             net = SRGAN_g(tf.zeros([1, 8, 8, 3]), **arguments)
             session.run(tf.compat.v1.global_variables_initializer())
-            arrays = checkpointing.fetch(session, net.all_params)
+            arrays = checkpoints.fetch(session, net.all_params)
         rng = np.random.default_rng(SEED)
         for name, array in arrays.items():  # as if moved by training
             if name.endswith("/moving_mean"):
@@ -101,10 +101,10 @@ class Weights:
             elif name.endswith("/moving_var"):
                 arrays[name] = rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
         arrays["SRGAN_g/out/filters"] *= OUTPUT_SCALE
-        return arrays, upscale.fold_batch_norm(arrays)
+        return arrays, upscaler.fold_batch_norm(arrays)
 
     def describe(self) -> tuple[str, bool]:
-        import runtime
+        from tf1 import runtime
 
         return runtime.describe_device(), runtime.has_bfloat16()
 
@@ -114,10 +114,10 @@ class Ours(Engine):
 
     def prepare(self, arrays, precision, threads, folder):
         measure.start_tensorflow()
-        import upscale
+        from upscaling import upscaler
 
         generator = self.config.MODEL.generator
-        self.upscale = upscale.Upscaler(arrays["as trained"], generator, self.config.RUNTIME)
+        self.upscale = upscaler.Upscaler(arrays["as trained"], generator, self.config.RUNTIME)
 
 
 class AsTrained(Engine):
@@ -127,10 +127,9 @@ class AsTrained(Engine):
         measure.start_tensorflow()
         import tensorflow as tf
 
-        import checkpointing
-        import graph
-        import runtime
         from model import SRGAN_g
+        from tf1 import checkpoints, runtime
+        from training import graph
 
         with tf.Graph().as_default():
             t_image = tf.compat.v1.placeholder(tf.uint8, [None, None, None, 3])
@@ -138,7 +137,7 @@ class AsTrained(Engine):
             output = graph.to_pixels(net.outputs)
             session = tf.compat.v1.Session(config=runtime.session_config(self.config.RUNTIME))
         with session.graph.as_default():
-            checkpointing.assign(session, net.all_params, arrays["as trained"], "the benchmark")
+            checkpoints.assign(session, net.all_params, arrays["as trained"], "the benchmark")
         self.upscale = lambda image: session.run(output, {t_image: image[None]})[0]
 
 

@@ -11,7 +11,7 @@ with tensorflow_start():
 
     tf.config.list_physical_devices()
     tf.get_logger().setLevel("ERROR")
-    import layers  # noqa: F401
+    from tf1 import layers  # noqa: F401
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -19,10 +19,9 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 TINY = (
     "MODEL.generator.num_blocks=1",
     "MODEL.generator.num_filters=4",
-    "MODEL.generator.init=fan_in",
     "MODEL.discriminator.convs=((4, 2, 4), (4, 2, 8))",
     "MODEL.discriminator.residual=(4, 4)",
-    "MODEL.discriminator.init=fan_in",
+    "TRAIN.init=fan_in",
     "VGG.layer=conv1_1",
     "VGG.input_size=0",
     "VGG.on_missing=random",

@@ -14,12 +14,11 @@ import pytest
 from conftest import TINY
 from PIL import Image
 
-import bicubic
-import checkpointing
 import main
-import metrics
-from dataset import validation_photo
-from utils import read_image
+from images import bicubic, metrics
+from images.files import read_rgb
+from images.photos import validation_photo
+from tf1 import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 TRAIN = ["--mode=srgan", *(argument for setting in TINY for argument in ("--set", setting))]
@@ -186,13 +185,13 @@ def test_checkpoints_name_their_arrays_and_say_what_they_are(runs):
         "d_srgan.npz": ("SRGAN_d/", "adversarial", 12),
     }
     for name, (scope, phase, step) in expected.items():
-        arrays, meta = checkpointing.read_npz(runs.whole / "checkpoint" / name)
+        arrays, meta = checkpoints.read_npz(runs.whole / "checkpoint" / name)
         assert all(key.startswith(scope) for key in arrays)
         assert all(np.isfinite(array).all() for array in arrays.values())
         assert (meta["recipe"], meta["phase"], meta["epoch"], meta["step"]) == ("tensorlayer", phase, 2, step)
         assert meta["network"] == scope.rstrip("/")
         assert meta["vgg_features"] == "random"
-    arrays, meta = checkpointing.read_npz(runs.whole / "checkpoint" / "g_srgan.npz")
+    arrays, meta = checkpoints.read_npz(runs.whole / "checkpoint" / "g_srgan.npz")
     # n64s1/c, three 3x3 convolutions with batch norm, two n256s1 of 4 * 4 filters, out of 1x1
     expected = (27 * 4 + 4) + 3 * (36 * 4 + 4 * 4) + 2 * (36 * 16 + 16) + (4 * 3 + 3)
     assert sum(array.size for array in arrays.values()) == expected
@@ -209,11 +208,11 @@ def test_config_json_is_a_config_file_that_repeats_the_run(runs, say):
 def test_sample_pictures_show_the_same_patches_in_each_column(runs):
     for phase in ("srgan_ginit", "srgan_gan"):
         folder = runs.whole / "samples" / phase
-        lr, hr = read_image(folder / "_train_sample_96.png"), read_image(folder / "_train_sample_384.png")
+        lr, hr = read_rgb(folder / "_train_sample_96.png"), read_rgb(folder / "_train_sample_384.png")
         assert lr.shape == (4, 4 * 4, 3)  # four patches of 16 x 16, and a quarter of that
         assert hr.shape == (16, 4 * 16, 3)
         for epoch in (1, 2):
-            sheet = read_image(folder / f"train_{epoch}.png")
+            sheet = read_rgb(folder / f"train_{epoch}.png")
             assert sheet.shape == (4 * 16, 4 * 16, 3)
             for row in range(4):
                 low, high = lr[:, 4 * row : 4 * row + 4], hr[:, 16 * row : 16 * row + 16]
@@ -244,7 +243,7 @@ def test_evaluation_succeeds_and_says_nothing_on_stderr(runs):
 def test_evaluation_writes_the_validation_picture_in_all_its_forms(runs):
     folder = runs.whole / "samples" / "evaluate"
     names = ("gen", "lr", "hr", "bicubic", "compare")
-    gen, lr, hr, cubic, compare = (read_image(folder / f"valid_{name}.png") for name in names)
+    gen, lr, hr, cubic, compare = (read_rgb(folder / f"valid_{name}.png") for name in names)
     np.testing.assert_array_equal(hr, validation_photo())
     np.testing.assert_array_equal(lr, bicubic.downsample(hr))
     np.testing.assert_array_equal(cubic, bicubic.upsample(lr))
@@ -263,9 +262,9 @@ def test_evaluation_names_its_weights_and_prints_scores_of_the_pictures(runs):
     said = runs.evaluated.stdout
     assert "Weights checkpoint/g_srgan.npz (recipe tensorlayer, 12 steps)" in said
     folder = runs.whole / "samples" / "evaluate"
-    hr = read_image(folder / "valid_hr.png")
+    hr = read_rgb(folder / "valid_hr.png")
     for name, file in (("bicubic", "bicubic"), ("SRGAN", "gen")):
-        picture = read_image(folder / f"valid_{file}.png")
+        picture = read_rgb(folder / f"valid_{file}.png")
         psnr_db, ssim = metrics.psnr_y(picture, hr), metrics.ssim_y(picture, hr)
         assert re.search(rf"^ *{name} +{psnr_db:.2f} dB +SSIM {ssim:.4f}$", said, re.MULTILINE)
     # training measured the same weights on the same picture, without folding batch norm
@@ -280,8 +279,8 @@ def test_own_picture_of_odd_size_becomes_exactly_four_times_as_large(runs, say, 
     weights = ["--weights", str(runs.whole / "checkpoint" / "g_srgan.npz")]
     say(tmp_path, [*EVALUATE, *weights, "--input", "odd.png", "--output", "results"])
     assert [path.name for path in (tmp_path / "results").iterdir()] == ["odd_x4.png"]
-    assert read_image(tmp_path / "results" / "odd_x4.png").shape == (4 * height, 4 * width, 3)
-    np.testing.assert_array_equal(read_image(tmp_path / "odd.png"), pixels)
+    assert read_rgb(tmp_path / "results" / "odd_x4.png").shape == (4 * height, 4 * width, 3)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "odd.png"), pixels)
 
 
 # --- Stopping and continuing ----------------------------------------------------------------------
@@ -295,7 +294,7 @@ def test_sigterm_saves_and_exits_with_143(runs):
 
 def test_run_that_was_stopped_twice_ends_with_the_same_bits(runs, say, interrupt, caplog):
     state = runs.stopped / "checkpoint" / "srgan_state.npz"
-    before = checkpointing.read_npz(state)[1]["step"]
+    before = checkpoints.read_npz(state)[1]["step"]
     assert 3 <= before < STEPS
     assert interrupt(runs.stopped, TRAIN) == 128 + 2 == 130
     phase, first = ("pretrain", 0) if before < 6 else ("adversarial", 6)
@@ -305,12 +304,12 @@ def test_run_that_was_stopped_twice_ends_with_the_same_bits(runs, say, interrupt
         in caplog.messages
     )
     assert caplog.messages[-1] == "Stopped and saved; the same command continues"
-    assert before < checkpointing.read_npz(state)[1]["step"] <= STEPS
+    assert before < checkpoints.read_npz(state)[1]["step"] <= STEPS
 
     say(runs.stopped, TRAIN)
     for name in CHECKPOINTS:
-        arrays, meta = checkpointing.read_npz(runs.whole / "checkpoint" / name)
-        others, other_meta = checkpointing.read_npz(runs.stopped / "checkpoint" / name)
+        arrays, meta = checkpoints.read_npz(runs.whole / "checkpoint" / name)
+        others, other_meta = checkpoints.read_npz(runs.stopped / "checkpoint" / name)
         assert list(arrays) == list(others)
         for key, array in arrays.items():
             np.testing.assert_array_equal(array, others[key], err_msg=f"{name} {key}")

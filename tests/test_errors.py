@@ -10,13 +10,13 @@ import tensorflow as tf
 from conftest import TINY
 from PIL import Image
 
-import checkpointing
-import evaluate
 import main
-import train
-from config import flatten, make_config
+from common.settings import flatten, make_config
+from images.files import read_rgb
 from model import SRGAN_g
-from utils import read_image
+from tf1 import checkpoints
+from training import run
+from upscaling import evaluate
 
 GENERATOR = {**make_config().MODEL.generator, "num_blocks": 1, "num_filters": 4}
 TINY_ARGUMENTS = [argument for setting in TINY for argument in ("--set", setting)]
@@ -84,7 +84,7 @@ def quick_graph(monkeypatch):
             losses={"pretrain": {}},
         )
 
-    monkeypatch.setattr(train, "build_training_graph", build)
+    monkeypatch.setattr(run, "build_training_graph", build)
 
 
 def write_picture(path, height=20, width=24):
@@ -98,12 +98,12 @@ def generator_arrays(**arguments):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         net = SRGAN_g(tf.zeros([1, 8, 8, 3]), **arguments)
         session.run(tf.compat.v1.global_variables_initializer())
-        return checkpointing.fetch(session, net.all_params)
+        return checkpoints.fetch(session, net.all_params)
 
 
 def write_generator(path, arrays=None, network="SRGAN_g", **arguments):
     meta = {"network": network, "recipe": "tiny", "step": 0, "arguments": arguments or GENERATOR}
-    checkpointing.write_npz(path, arrays or generator_arrays(**GENERATOR), meta)
+    checkpoints.write_npz(path, arrays or generator_arrays(**GENERATOR), meta)
     return path
 
 
@@ -307,7 +307,7 @@ def test_weights_that_do_not_say_their_whole_network(evaluation_refusal, tmp_pat
 def test_discriminator_and_training_state_are_no_generator(evaluation_refusal, tmp_path):
     path = write_generator(tmp_path / "d_srgan.npz", network="SRGAN_d")
     assert "d_srgan.npz holds SRGAN_d, not a generator" in evaluation_refusal(path)
-    checkpointing.write_npz(tmp_path / "srgan_state.npz", {}, {"step": 3})
+    checkpoints.write_npz(tmp_path / "srgan_state.npz", {}, {"step": 3})
     message = evaluation_refusal(tmp_path / "srgan_state.npz")
     assert "srgan_state.npz holds a training state, not a generator" in message
 
@@ -423,8 +423,8 @@ def test_checkpoint_folder_that_cannot_be_written(training_refusal, tmp_path, qu
 
 def test_checkpoint_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(checkpointing.UserError, match=r"file/a\.npz cannot be written"):
-        checkpointing.write_npz(tmp_path / "file" / "a.npz", {}, {})
+    with pytest.raises(checkpoints.UserError, match=r"cannot write .*file/a\.npz"):
+        checkpoints.write_npz(tmp_path / "file" / "a.npz", {}, {})
 
 
 def test_unreadable_input_among_good_ones_fails_alone(tmp_path, capsys):
@@ -437,7 +437,7 @@ def test_unreadable_input_among_good_ones_fails_alone(tmp_path, capsys):
     stderr = capsys.readouterr().err
     assert "bad.jpg" in stderr.splitlines()[-1]
     assert "Traceback" not in stderr
-    assert read_image(tmp_path / "results" / "good_x4.png").shape == (20, 24, 3)
+    assert read_rgb(tmp_path / "results" / "good_x4.png").shape == (20, 24, 3)
 
 
 def test_training_options_and_evaluation_options_do_not_mix(refusal):
@@ -453,7 +453,7 @@ def test_run_is_not_continued_with_other_settings(training_refusal, tmp_path, qu
     config = make_config(settings=TINY)
     state = tmp_path / "checkpoint" / "srgan_state.npz"
     meta = {"step": 3, "sums": {}, "vgg_features": "random", "config": config}
-    checkpointing.write_npz(state, {}, meta)
+    checkpoints.write_npz(state, {}, meta)
     before = state.read_bytes()
     message = training_refusal("TRAIN.beta1=0.5", "VALID.hr_img_path=sample")
     assert "TRAIN.beta1 was 0.9, is 0.5" in message
@@ -465,13 +465,13 @@ def test_run_is_not_continued_with_other_settings(training_refusal, tmp_path, qu
 
 def test_losses_that_explode_stop_the_run_and_keep_its_checkpoint(training_refusal, tmp_path, monkeypatch):
     written = {}
-    write_npz = checkpointing.write_npz
+    write_npz = checkpoints.write_npz
 
     def recorded(path, arrays, meta):
         write_npz(path, arrays, meta)
         written[path] = path.read_bytes()
 
-    monkeypatch.setattr(checkpointing, "write_npz", recorded)
+    monkeypatch.setattr(checkpoints, "write_npz", recorded)
     message = training_refusal(
         "TRAIN.decay_every_init=1",  # the first epoch at 1e-3, the second at 1e-3 * 1e33
         "TRAIN.lr_decay_init=1e33",
@@ -482,6 +482,6 @@ def test_losses_that_explode_stop_the_run_and_keep_its_checkpoint(training_refus
     assert {path.name for path in written} == {"g_srgan_init.npz", "srgan_state.npz"}
     for path, content in written.items():
         assert path.read_bytes() == content
-        arrays, meta = checkpointing.read_npz(path)
+        arrays, meta = checkpoints.read_npz(path)
         assert meta["step"] == 3  # the end of the first epoch
         assert all(np.isfinite(array).all() for array in arrays.values())

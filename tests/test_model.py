@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import convolutions
-import layers
-from config import make_config
-from layers import BatchNorm
+from common.settings import make_config
 from model import SRGAN_d, SRGAN_g
+from tf1 import convolutions, layers
+from tf1.layers import BatchNorm
 
 SMALL_D = {"convs": ((4, 2, 4), (4, 2, 8), (1, 1, 6)), "residual": (3, 5)}
 PAPER = make_config("paper")
@@ -231,17 +230,6 @@ def test_network_prints_its_layers_and_parameters(graph, capsys):
     text = capsys.readouterr().out
     assert "pixelshufflerx2/2" in text and "[1, 32, 32, 3]" in text
     assert "SRGAN_g/n64s1/c/filters" in text and f"{net.count_params():,}" in text
-
-
-@pytest.mark.parametrize("side", [1, 3, 9])
-def test_convolution_gradients_equal_tensorflows_own(session, side):
-    x, w = tf.constant(pictures((2, 7, 6, 3))), tf.constant(pictures((side, side, 3, 5), seed=1))
-    ours, plain = convolutions._conv2d_for_avx2(x, w), tf.nn.conv2d(x, w, 1, "SAME")
-    weights = pictures((2, 7, 6, 5), seed=2)
-    gradients = [tf.gradients(tf.reduce_sum(y * weights), [x, w]) for y in (ours, plain)]
-    (dx, dw), (dx_plain, dw_plain) = session.run(gradients)
-    np.testing.assert_allclose(dx, dx_plain, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(dw, dw_plain, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("side", "stride"), [(1, 1), (3, 1), (4, 2), (6, 3), (2, 1)])

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import losses
 import vgg19
-from dataset import validation_photo
-from utils import UserError
+from common.errors import UserError
+from images.photos import validation_photo
+from training import losses
 from vgg19 import Vgg19_simple_api, conv_names, find_weights, layer_names, read_weights
 
 RELATIVE_ERROR = 1e-4  # largest difference over largest value
@@ -124,12 +124,12 @@ def keras_features(model, weights, picture, layers):
 def our_features(weights, picture, layers):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         rgb = tf.constant(picture[None] / np.float32(255))
-        features = [Vgg19_simple_api(rgb, reuse=i > 0, layer=layer)[1] for i, layer in enumerate(layers)]
+        networks = [Vgg19_simple_api(rgb, reuse=i > 0, layer=layer)[1] for i, layer in enumerate(layers)]
         for variable in tf.compat.v1.global_variables():
             _, conv, kind = variable.op.name.split("/")
             value = weights[conv][kind == "biases"]
             session.run(variable.initializer, {variable.initializer.inputs[1]: value})
-        return session.run(features)
+        return session.run([network.outputs for network in networks])
 
 
 def assert_agree(ours, keras):
@@ -157,7 +157,9 @@ def test_features_of_a_photo_by_real_weights_are_those_of_keras(shared, keras_vg
     picture = validation_photo()[40:136, 180:276]
     path = shared / "weights" / "vgg19_keras_conv1_1-conv3_4_fp32.npz"
     flat = read_weights(path, "conv3_4")
-    weights = {name: (flat[f"{name}/filters"], flat[f"{name}/biases"]) for name in conv_names("conv3_4")}
+    weights = {
+        name: (flat[f"VGG19/{name}/filters"], flat[f"VGG19/{name}/biases"]) for name in conv_names("conv3_4")
+    }
     ours = our_features(weights, picture, ["conv3_4"])
     keras = keras_features(keras_vgg19, weights, picture, ["conv3_4"])
     assert ours[0].shape == (1, 24, 24, 256)
@@ -172,14 +174,14 @@ def test_layers_are_those_of_keras(keras_vgg19):
 @pytest.mark.parametrize(("layer", "sides"), [("conv1_1", (20, 12)), ("pool1", (10, 6)), ("pool2", (5, 3))])
 def test_network_ends_at_the_layer_asked_for(graph, layer, sides):
     network, conv = Vgg19_simple_api(tf.zeros([2, 20, 12, 3]), layer=layer)
-    assert conv.shape[1:3] == sides
-    assert network.outputs is conv
+    assert conv.outputs.shape[1:3] == sides
+    assert network.outputs is conv.outputs
     assert {param.op.name.split("/")[1] for param in network.all_params} == set(conv_names(layer))
 
 
 def test_pool4_is_the_default_as_in_the_note(graph):
     network, conv = Vgg19_simple_api(tf.zeros([1, 224, 224, 3]))
-    assert conv.shape == (1, 14, 14, 512)  # 224 / 2^4
+    assert conv.outputs.shape == (1, 14, 14, 512)  # 224 / 2^4
     assert network.all_layers[-1].name == "pool4"
     # 3x3 filters and biases: conv1_x, conv2_x, conv3_x, conv4_x
     expected = (
@@ -205,26 +207,12 @@ def test_reuse_adds_no_variables_and_none_is_trainable(graph):
     assert not tf.compat.v1.trainable_variables()
 
 
-def test_fully_connected_layers_exist_only_when_asked_for(graph):
-    pictures = tf.zeros([1, 224, 224, 3])
-    short, conv = Vgg19_simple_api(pictures, layer="conv5_4")
-    assert conv.shape == (1, 14, 14, 512)
-    assert not any("/fc" in variable.op.name for variable in tf.compat.v1.global_variables())
-    whole, conv = Vgg19_simple_api(pictures, tf.compat.v1.AUTO_REUSE, layer="conv5_4", fully_connected=True)
-    assert conv.shape == (1, 14, 14, 512)
-    assert whole.outputs.shape == (1, 1000)
-    # 7 * 7 * 512 -> 4096 -> 4096 -> 1000
-    fully_connected = (25088 * 4096 + 4096) + (4096 * 4096 + 4096) + (4096 * 1000 + 1000)
-    assert whole.count_params() - short.count_params() == fully_connected == 123_642_856
-    assert not tf.compat.v1.trainable_variables()
-
-
 def test_vgg_loss_has_a_gradient_by_its_picture(session):
     pictures = np.random.default_rng(2).uniform(size=(2, 2, 16, 16, 3)).astype(np.float32)
     sr, hr = tf.constant(pictures[0]), tf.constant(pictures[1])
-    _, hr_features = Vgg19_simple_api(hr, layer="conv2_2")
-    _, sr_features = Vgg19_simple_api(sr, reuse=True, layer="conv2_2")
-    loss = losses.vgg_loss(sr_features, hr_features)
+    _, hr_conv = Vgg19_simple_api(hr, layer="conv2_2")
+    _, sr_conv = Vgg19_simple_api(sr, reuse=True, layer="conv2_2")
+    loss = losses.vgg_loss(sr_conv.outputs, hr_conv.outputs)
     session.run(tf.compat.v1.global_variables_initializer())
     gradient = session.run(tf.gradients(loss, sr)[0])
     assert np.isfinite(gradient).all()
@@ -241,18 +229,18 @@ def test_each_format_gives_the_arrays_that_were_written(tmp_path, kind):
     weights = random_weights(SMALL)
     write(tmp_path / name, weights)
     arrays = read_weights(tmp_path / name, "conv2_1")
-    assert list(arrays) == [f"{conv}/{kind}" for conv in SMALL for kind in ("filters", "biases")]
+    assert list(arrays) == [f"VGG19/{conv}/{kind}" for conv in SMALL for kind in ("filters", "biases")]
     for conv, (filters, biases) in weights.items():
-        np.testing.assert_array_equal(arrays[f"{conv}/filters"], filters)
-        np.testing.assert_array_equal(arrays[f"{conv}/biases"], biases)
-        assert arrays[f"{conv}/filters"].dtype == arrays[f"{conv}/biases"].dtype == np.float32
+        np.testing.assert_array_equal(arrays[f"VGG19/{conv}/filters"], filters)
+        np.testing.assert_array_equal(arrays[f"VGG19/{conv}/biases"], biases)
+        assert arrays[f"VGG19/{conv}/filters"].dtype == arrays[f"VGG19/{conv}/biases"].dtype == np.float32
 
 
 def test_half_precision_weights_become_float32(tmp_path):
     weights = {name: [array.astype(np.float16) for array in w] for name, w in random_weights(SMALL).items()}
     write_npz(tmp_path / "half.npz", weights)
     for name, array in read_weights(tmp_path / "half.npz", "conv2_1").items():
-        conv, kind = name.split("/")
+        _, conv, kind = name.split("/")
         assert array.dtype == np.float32
         np.testing.assert_array_equal(array, weights[conv][kind == "biases"])
 

@@ -1,0 +1,98 @@
+"""Settings: recipes, files, overrides."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.settings import flatten, log_config, make_config
+from config import RECIPES, config
+
+
+def test_default_recipe_is_the_tensorlayer_network_and_leaves_config_alone():
+    before = json.dumps(config)
+    cfg = make_config("tensorlayer", None, ["TRAIN.batch_size=4"])
+    assert cfg.TRAIN.batch_size == 4
+    assert json.dumps(config) == before
+    assert cfg.TRAIN.hr_patch_size == 384 and cfg.LOSS.vgg == 2e-6 and cfg.LOSS.adversarial == 1e-3
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_set_known_values_only(recipe):
+    assert make_config(recipe).keys() == config.keys()
+    assert dict(flatten(make_config(recipe))).keys() == dict(flatten(config)).keys()
+
+
+def test_paper_recipe_is_the_papers():
+    cfg = make_config("paper")
+    steps = cfg.TRAIN.steps_per_epoch
+    assert (cfg.TRAIN.n_epoch_init * steps, cfg.TRAIN.n_epoch * steps) == (1_000_000, 200_000)
+    assert cfg.VGG.layer == "conv5_4" and cfg.LOSS.mse == 0.0
+    assert cfg.LOSS.vgg == pytest.approx(1 / 12.75**2, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("TRAIN.lr_init=1", 1.0),
+        ("TRAIN.augment=false", False),
+        ("TRAIN.hr_img_path=my photos", "my photos"),
+        ("TRAIN.hr_img_path=2017", "2017"),
+        ("MODEL.discriminator.dense=(8, 8)", (8, 8)),
+        ("MODEL.discriminator.convs=[[3, 1, 8], [3, 2, 8]]", ((3, 1, 8), (3, 2, 8))),
+    ],
+)
+def test_set_takes_the_type_of_the_default(setting, expected):
+    key = setting.partition("=")[0]
+    value = dict(flatten(make_config(settings=[setting])))[key]
+    assert value == expected and type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("TRAIN.batchsize=4", "unknown setting TRAIN.batchsize: did you mean TRAIN.batch_size?"),
+        ("TRAIN.batch_size=four", "TRAIN.batch_size must be int"),
+        ("TRAIN.batch_size=1.5", "TRAIN.batch_size must be int"),
+        ("TRAIN.batch_size=0", "TRAIN.batch_size must be at least 1"),
+        ("TRAIN.augment=1", "TRAIN.augment must be bool"),
+        ("TRAIN.lr_init=nan", "TRAIN.lr_init must be float"),
+        ("TRAIN.lr_init=-1", "TRAIN.lr_init must be at least 0"),
+        ("MODEL.discriminator.dense=8", "must be a tuple"),
+        ("MODEL.discriminator.convs=((4, 2), 3)", "(kernel, stride, filters) triples"),
+        ("MODEL.discriminator.residual=(8,)", "two numbers of filters"),
+        ("MODEL.discriminator.dense=(8, 0.5)", "whole numbers above 0"),
+        ("RUNTIME.precision=half", "must be one of auto, float32, bfloat16"),
+        ("TRAIN.hr_patch_size=30", "multiple of 4"),
+        ("TRAIN.exposures=1.5", "TRAIN.exposures must be at most 1"),
+        ("TRAIN.ema_decay=2", "TRAIN.ema_decay must be at most 1"),
+        ("TRAIN.batch_size", "write KEY=VALUE"),
+    ],
+)
+def test_bad_settings_are_refused_in_one_sentence(setting, message):
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        make_config(settings=[setting])
+    assert "\n" not in str(error.value)
+
+
+def test_logged_config_reads_back_as_the_same_settings(tmp_path):
+    cfg = make_config("paper", None, ["TRAIN.batch_size=3"])
+    log_config(tmp_path / "config.json", cfg)
+    assert make_config("tensorlayer", str(tmp_path / "config.json")) == cfg
+
+
+def test_config_file_may_hold_a_few_settings(tmp_path):
+    path = Path(tmp_path, "mine.json")
+    path.write_text('{"TRAIN": {"batch_size": 2}}')
+    cfg = make_config("demo", str(path), ["TRAIN.seed=5"])
+    assert (cfg.TRAIN.batch_size, cfg.TRAIN.seed, cfg.TRAIN.hr_patch_size) == (2, 5, 96)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"TRAIN": {"batch": 2}}', '{"TRAIN": 3}'])
+def test_bad_config_files_are_refused(tmp_path, text):
+    path = Path(tmp_path, "bad.json")
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"bad.json|unknown setting"):
+        make_config(file=str(path))

@@ -1,0 +1,139 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from images import bicubic
+
+BENCHMARK = Path(__file__).resolve().parents[2] / "shared" / "data" / "benchmark"
+needs_benchmark = pytest.mark.skipif(not BENCHMARK.is_dir(), reason="needs the benchmark pictures")
+
+
+def benchmark_pairs(name):
+    for path in sorted((BENCHMARK / name / "HR").iterdir()):
+        lr = BENCHMARK / name / "LR_bicubic_x4" / path.name
+        yield path.stem, *(np.array(Image.open(file).convert("RGB")) for file in (path, lr))
+
+
+def noise(*shape, block=1):
+    """Black and white noise; beside blocks the kernel overshoots and is clipped."""
+    values = np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8) * 255
+    return values.repeat(block, axis=0).repeat(block, axis=1)
+
+
+def run_graph(images, placeholder_shape=(None, None, None, None)):
+    import tensorflow as tf
+
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        hr = tf.compat.v1.placeholder(tf.uint8, placeholder_shape)
+        return session.run(bicubic.downsample_graph(hr), {hr: images})
+
+
+@needs_benchmark
+@pytest.mark.parametrize("name", ["Set5", "Set14"])
+def test_clamped_border_reproduces_every_value_that_matlab_wrote(name):
+    for stem, hr, lr in benchmark_pairs(name):
+        np.testing.assert_array_equal(bicubic.downsample(hr, border="clamp"), lr, err_msg=stem)
+
+
+@needs_benchmark
+@pytest.mark.parametrize(("name", "published_db", "published_ssim"), [("Set5", 28.42, 0.8104)])
+def test_luma_path_of_the_papers_gives_the_published_bicubic_row(name, published_db, published_ssim):
+    from images import metrics
+
+    scores = []
+    for _, hr, _ in benchmark_pairs(name):
+        y = np.floor(metrics.to_y(hr) + 0.5)
+        sr = np.floor(bicubic.upsample(bicubic.downsample(y)) + 0.5).clip(0, 255)
+        inner = slice(4, -4)
+        y, sr = y[inner, inner], sr[inner, inner]
+        scores.append((metrics.psnr(y, sr), metrics.ssim(y, sr)))
+    psnr_db, ssim = np.mean(scores, axis=0)
+    assert psnr_db == pytest.approx(published_db, abs=0.005)
+    assert ssim == pytest.approx(published_ssim, abs=0.00005)
+
+
+def test_shrinking_by_4_uses_the_hand_computed_taps():
+    # Keys' kernel at distances 1/8, 3/8, ... 15/8, over 4; as 4096ths.
+    taps = [-7, -45, -75, -49, 93, 399, 745, 987, 987, 745, 399, 93, -49, -75, -45, -7]
+    impulses = np.eye(48)  # column i holds a single one in row i
+    shrunk = bicubic.resize(impulses, (12, 48))
+    np.testing.assert_allclose(shrunk[6, 18:34] * 4096, taps, atol=1e-9)
+    assert np.count_nonzero(shrunk[6]) == 16
+
+
+def test_enlarging_uses_four_taps_and_no_antialiasing():
+    # Keys' kernel at distances 13/8, 5/8, 3/8, 11/8, as 1024ths.
+    enlarged = bicubic.resize(np.eye(8), (32, 8))
+    np.testing.assert_allclose(enlarged[16, 2:6] * 1024, [-45, 399, 745, -75], atol=1e-9)
+
+
+def test_uint8_is_rounded_after_each_pass_and_floats_are_not():
+    image = noise(8, 8, block=8)
+    floats = bicubic.downsample(image.astype(np.float64))
+    assert floats.dtype == np.float64
+    assert floats.min() < 0
+    assert floats.max() > 255
+    rows = np.floor(bicubic.resize(image.astype(np.float64), (16, 64)) + 0.5).clip(0, 255)
+    both = np.floor(bicubic.resize(rows, (16, 16)) + 0.5).clip(0, 255)
+    np.testing.assert_array_equal(bicubic.downsample(image), both)
+    assert (np.floor(floats + 0.5).clip(0, 255) != both).any()
+
+
+def test_symmetric_border_is_that_of_a_mirrored_picture():
+    image = noise(16, 16, 3)
+    mirrored = np.pad(image, ((16, 16), (16, 16), (0, 0)), mode="symmetric")
+    np.testing.assert_array_equal(bicubic.downsample(image), bicubic.downsample(mirrored)[4:8, 4:8])
+    clamped = np.pad(image, ((16, 16), (16, 16), (0, 0)), mode="edge")
+    np.testing.assert_array_equal(
+        bicubic.downsample(image, border="clamp"), bicubic.downsample(clamped)[4:8, 4:8]
+    )
+
+
+def test_the_axis_that_shrinks_most_is_resized_first():
+    image = noise(12, 48)
+    rows_last = bicubic.resize(bicubic.resize(image, (12, 6)), (6, 6))
+    np.testing.assert_array_equal(bicubic.resize(image, (6, 6)), rows_last)
+
+
+def test_sizes_and_types_are_those_of_matlab():
+    assert bicubic.resize(noise(5, 7), 1 / 3).shape == (2, 3)
+    assert bicubic.resize(noise(5, 7, 3), (9, 2)).shape == (9, 2, 3)
+    assert bicubic.upsample(noise(5, 7, 3)).shape == (20, 28, 3)
+    assert bicubic.upsample(noise(5, 7).astype(np.float32)).dtype == np.float32
+
+
+def test_flat_gray_stays_the_same_gray_for_all_256():
+    grays = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None, None], (256, 8, 12, 1))
+    np.testing.assert_array_equal(run_graph(grays), grays[:, :2, :3])
+    for gray in grays:
+        assert (bicubic.downsample(gray) == gray[0, 0]).all()
+        assert (bicubic.upsample(gray) == gray[0, 0]).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 3), (3, 96, 96, 3), (1, 64, 100, 1)])
+def test_graph_equals_numpy_exactly(shape):
+    images = noise(*shape)
+    images[0] = noise(shape[1] // 4, shape[2] // 4, shape[3], block=4)
+    images[-1] += np.random.default_rng(1).integers(0, 256, shape[1:], np.uint8)
+    expected = np.stack([bicubic.downsample(image) for image in images])
+    np.testing.assert_array_equal(run_graph(images), expected)
+    np.testing.assert_array_equal(run_graph(images, (None, *shape[1:])), expected)
+
+
+def test_graph_keeps_what_is_known_of_the_shape():
+    import tensorflow as tf
+
+    with tf.Graph().as_default():
+        hr = tf.compat.v1.placeholder(tf.uint8, [None, 96, None, 3])
+        lr = bicubic.downsample_graph(hr)
+    assert lr.dtype == tf.uint8
+    assert lr.shape.as_list() == [None, 24, None, 3]
+
+
+def test_sides_that_4_does_not_divide_are_refused():
+    with pytest.raises(AssertionError):
+        bicubic.downsample(noise(10, 12))
+    with pytest.raises(AssertionError):
+        run_graph(noise(1, 10, 12, 3), (None, 10, 12, 3))

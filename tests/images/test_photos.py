@@ -1,0 +1,65 @@
+"""The embedded photographs, and the validation picture."""
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from images import bicubic, files, photos
+
+
+def random_picture(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def test_sample_photos_are_colour_photographs_without_the_validation_one():
+    sample = photos.sample_photos()
+    validation = photos.validation_photo()
+    assert len(sample) == 7
+    for photo in [*sample.values(), validation]:
+        assert photo.dtype == np.uint8
+        assert photo.ndim == 3
+        assert photo.shape[2] == 3
+        assert min(photo.shape[:2]) >= 300
+        assert (photo[..., 0] != photo[..., 2]).mean() > 0.5
+    assert not any(np.array_equal(photo, validation) for photo in sample.values())
+    assert photos.VALIDATION_FILE not in photos.SAMPLE_FILES.values()
+    assert min(validation.shape[:2]) % 4 == 0
+
+
+def test_a_missing_sample_photo_is_a_users_error(monkeypatch):
+    monkeypatch.setattr(photos, "SAMPLE_FILES", {"x": ("skimage", "data/absent.png")})
+    with pytest.raises(UserError, match="scikit-image"):
+        photos.sample_photos()
+
+
+def test_validation_picture_is_a_file_or_a_numbered_one_of_a_folder_cut_to_multiples_of_4(tmp_path):
+    for number, size in enumerate([(18, 23), (12, 12)]):
+        files.write_rgb(tmp_path / f"{number}.png", random_picture(*size, number))
+    first, second = random_picture(18, 23, 0)[:16, :20], random_picture(12, 12, 1)
+    for path, imid, expected in ((tmp_path, 0, first), (tmp_path / "0.png", 0, first), (tmp_path, 1, second)):
+        hr, lr = photos.validation_pair(path, imid=imid)
+        np.testing.assert_array_equal(hr, expected)
+        np.testing.assert_array_equal(lr, bicubic.downsample(expected))
+    np.testing.assert_array_equal(photos.validation_pair("sample")[0], photos.validation_photo())
+    with pytest.raises(UserError, match=r"^VALID\.hr_img_path: "):
+        photos.validation_pair(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"VALID\.imid is 2, but VALID\.hr_img_path has 2 pictures"):
+        photos.validation_pair(tmp_path, imid=2)
+
+
+def test_validation_lr_is_the_users_own_if_there_is_one_and_must_be_a_quarter(tmp_path):
+    for number in (0, 1):
+        files.write_rgb(tmp_path / f"hr/{number}.png", random_picture(16, 20, number))
+        files.write_rgb(tmp_path / f"lr/{number}.png", random_picture(4, 5, 10 + number))
+    hr, lr = photos.validation_pair(tmp_path / "hr", tmp_path / "lr", 1)
+    np.testing.assert_array_equal(hr, random_picture(16, 20, 1))
+    np.testing.assert_array_equal(lr, random_picture(4, 5, 11))
+    files.write_rgb(tmp_path / "lr/1.png", random_picture(5, 5))
+    with pytest.raises(UserError, match=r"1\.png is not a quarter"):
+        photos.validation_pair(tmp_path / "hr", tmp_path / "lr", 1)
+
+
+def test_a_validation_picture_without_a_whole_cell_is_refused(tmp_path):
+    files.write_rgb(tmp_path / "a.png", random_picture(3, 8))
+    with pytest.raises(UserError, match=r"VALID\.hr_img_path"):
+        photos.validation_pair(tmp_path / "a.png")

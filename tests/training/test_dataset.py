@@ -1,0 +1,286 @@
+import logging
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from images import files, photos
+from training import dataset
+from training.dataset import Dataset
+
+PX = 8
+
+
+def write_pictures(folder, sizes):
+    """Pictures whose red is their number, green their row, blue their column."""
+    for number, (h, w) in enumerate(sizes):
+        y, x = np.mgrid[:h, :w]
+        image = np.stack([np.full((h, w), number), y, x], axis=2).astype(np.uint8)
+        files.write_rgb(folder / f"{number:03}.png", image)
+
+
+def make(folder, **changes):
+    options = {"patch_size": PX, "batch_size": 4, "seed": 0, "crops_per_image": 3} | changes
+    return Dataset(folder, **options)
+
+
+def input_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("srgan-input")]
+
+
+def count_decodes(monkeypatch):
+    decoded = []
+    real_read = files.read_rgb
+
+    def counting(path):
+        decoded.append(path)
+        return real_read(path)
+
+    monkeypatch.setattr(files, "read_rgb", counting)
+    return decoded
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_pictures(tmp_path, [(16, 24)] * 10)
+    return tmp_path
+
+
+def test_batches_are_uint8_patches_cut_from_the_pictures(folder):
+    batches = list(make(folder, augment=False).batches(0))
+    assert len(batches) == 8  # 10 pictures x 3 crops / 4, rounded up
+    for batch in batches:
+        assert batch.shape == (4, PX, PX, 3)
+        assert batch.dtype == np.uint8
+        for patch in batch:
+            assert (patch[..., 0] == patch[0, 0, 0]).all()
+            np.testing.assert_array_equal(patch[:, 0, 1], patch[0, 0, 1] + np.arange(PX))
+            np.testing.assert_array_equal(patch[0, :, 2], patch[0, 0, 2] + np.arange(PX))
+
+
+def test_a_share_of_the_patches_is_darker_or_brighter_and_clipped(tmp_path):
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    files.write_rgb(tmp_path / "ramp.png", ramp)
+    options = {"patch_size": 16, "batch_size": 100, "crops_per_image": 400, "augment": False}
+    patches = np.concatenate(list(make(tmp_path, **options, exposures=0.25).batches(0)))
+    shifts = patches[:, 8, 0, 0].astype(int) - 128  # of a value that clips at the largest shifts only
+    changed = shifts != 0
+    assert 0.2 < changed.mean() < 0.3
+    assert np.abs(shifts[changed]).min() >= 64
+    assert 0.6 < (shifts[changed] < 0).mean() < 0.9  # three of four darker
+    for patch, shift in zip(patches, shifts):
+        if abs(shift) < 127:
+            np.testing.assert_array_equal(patch, np.clip(ramp + np.int64(shift), 0, 255))
+
+
+def test_every_picture_gives_its_number_of_crops_and_the_last_batch_is_filled_from_the_start(
+    folder,
+):
+    patches = np.concatenate(list(make(folder).batches(0)))
+    counts = np.bincount(patches[:30, 0, 0, 0], minlength=10)
+    np.testing.assert_array_equal(counts, [3] * 10)
+    np.testing.assert_array_equal(patches[30:], patches[:2])
+
+
+def test_fewer_crops_than_a_batch_still_fill_it(tmp_path):
+    write_pictures(tmp_path, [(16, 16)] * 3)
+    data = make(tmp_path, batch_size=8, crops_per_image=1)
+    (batch,) = data.batches(0)
+    np.testing.assert_array_equal(batch[3:6], batch[:3])
+    np.testing.assert_array_equal(batch[6:], batch[:2])
+
+
+def test_positions_and_all_8_symmetries_occur(folder):
+    data = make(folder, crops_per_image=60)
+    patches = np.concatenate(list(data.batches(0))).astype(int)
+    steps_down = patches[:, 1, 0] - patches[:, 0, 0]  # what one row down changes: green or blue
+    steps_right = patches[:, 0, 1] - patches[:, 0, 0]
+    seen = {(*down[1:], *right[1:]) for down, right in zip(steps_down, steps_right)}
+    assert len(seen) == 8
+    assert set(patches[..., 1].min(axis=(1, 2))) == set(range(16 - PX + 1))
+    assert set(patches[..., 2].min(axis=(1, 2))) == set(range(24 - PX + 1))
+
+
+def test_order_depends_on_seed_and_epoch_alone(folder, monkeypatch):
+    first = np.stack(list(make(folder).batches(5)))
+    monkeypatch.setattr(dataset.os, "cpu_count", lambda: 16)
+    again = make(folder)
+    list(again.batches(0))
+    np.testing.assert_array_equal(np.stack(list(again.batches(5))), first)
+    assert (np.stack(list(make(folder).batches(6))) != first).any()
+    assert (np.stack(list(make(folder, seed=1).batches(5))) != first).any()
+
+
+@pytest.mark.parametrize("first_step", [1, 3, 7, 8])
+def test_resumed_epoch_continues_with_the_same_bits(folder, first_step):
+    whole = list(make(folder).batches(2))
+    resumed = list(make(folder).batches(2, first_step))
+    assert len(resumed) == 8 - first_step
+    for expected, batch in zip(whole[first_step:], resumed):
+        np.testing.assert_array_equal(batch, expected)
+
+
+def test_resuming_does_not_decode_what_was_skipped(tmp_path, monkeypatch):
+    write_pictures(tmp_path, [(16, 16)] * 40)
+    data = make(tmp_path, crops_per_image=1)
+    decoded = count_decodes(monkeypatch)
+    list(data.batches(0, first_step=8))
+    assert len(decoded) == 8  # the crops of two batches of ten
+
+
+def test_a_picture_is_decoded_once_for_all_its_crops(folder, monkeypatch):
+    data = make(folder, batch_size=3, crops_per_image=6)
+    decoded = count_decodes(monkeypatch)
+    list(data.batches(0))
+    assert len(decoded) == data.num_images == len(set(decoded))
+
+
+def test_crops_of_one_picture_are_spread_over_many_batches(tmp_path):
+    write_pictures(tmp_path, [(16, 16)] * 10)
+    batches = list(make(tmp_path, batch_size=8, crops_per_image=40).batches(0))
+    pictures_per_batch = [len(set(batch[:, 0, 0, 0])) for batch in batches]
+    assert np.mean(pictures_per_batch) > 4
+    for number in range(10):
+        assert sum((batch[:, 0, 0, 0] == number).any() for batch in batches) >= 15
+
+
+def test_large_pictures_give_crops_by_their_area(tmp_path):
+    """One for each square of 2.5 patches, here 100 px, and at least one."""
+    sizes = [(200, 200), (100, 100), (50, 80), (200, 100)]
+    for number, (h, w) in enumerate(sizes):
+        files.write_rgb(tmp_path / f"{number}.png", np.full((h, w, 3), number, np.uint8))
+    data = make(tmp_path, patch_size=40, crops_per_image=None)
+    patches = np.concatenate(list(data.batches(0)))
+    assert data.steps_per_epoch == 2
+    np.testing.assert_array_equal(np.bincount(patches[:, 0, 0, 0]), [4, 1, 1, 2])
+
+
+def test_cache_keeps_what_fits_its_budget(folder, monkeypatch):
+    for budget, decodes_in_second_epoch in [(0, 10), (3.5 * 16 * 24 * 3, 7), (2**20, 0)]:
+        monkeypatch.setattr(dataset, "_CACHE_BYTES", budget)
+        data = make(folder, batch_size=3)
+        list(data.batches(0))
+        decoded = count_decodes(monkeypatch)
+        list(data.batches(1))
+        assert len(decoded) == decodes_in_second_epoch
+        monkeypatch.undo()
+
+
+def test_preparation_stops_a_few_steps_ahead(tmp_path, monkeypatch):
+    write_pictures(tmp_path, [(16, 16)] * 60)
+    data = make(tmp_path, batch_size=2, crops_per_image=1)
+    decoded = count_decodes(monkeypatch)
+    batches = data.batches(0)
+    next(batches)
+    deadline = time.monotonic() + 5
+    while len(decoded) < 10 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(decoded) == 10  # this step's two and those of four steps ahead
+    batches.close()
+
+
+def test_threads_end_with_the_epoch_with_close_and_when_abandoned(folder):
+    data = make(folder)
+    list(data.batches(0))
+    assert not input_threads()
+    batches = data.batches(0)
+    next(batches)
+    assert input_threads()
+    batches.close()
+    assert not input_threads()
+    for _ in data.batches(0):
+        break
+    assert not input_threads()
+    data.batches(0)
+    assert not input_threads()
+
+
+def test_waiting_threads_use_no_processor_time(folder):
+    batches = make(folder, crops_per_image=30).batches(0)
+    next(batches)
+    time.sleep(0.1)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.05
+    batches.close()
+
+
+def test_a_corrupt_picture_stops_training_with_its_name(folder):
+    corrupt = folder / "004.png"
+    corrupt.write_bytes(corrupt.read_bytes()[:60])
+    data = make(folder)  # its header is whole
+    with pytest.raises(UserError, match=r"004\.png"):
+        list(data.batches(0))
+    assert not input_threads()
+
+
+def test_a_picture_that_changed_its_size_stops_training(folder):
+    data = make(folder)
+    files.write_rgb(folder / "007.png", np.zeros((16, 20, 3), np.uint8))
+    with pytest.raises(UserError, match=r"007\.png"):
+        list(data.batches(0))
+
+
+def test_any_error_of_a_thread_reaches_the_consumer_as_it_is(folder, monkeypatch):
+    error = RuntimeError("boom")
+
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(files, "read_rgb", fail)
+    with pytest.raises(RuntimeError) as caught:
+        next(make(folder).batches(0))
+    assert caught.value is error
+
+
+def test_small_pictures_are_left_out_and_reported_in_one_line(tmp_path, caplog):
+    write_pictures(tmp_path, [(16, 16), (PX - 1, 16), (PX, PX), (16, 4)])
+    with caplog.at_level(logging.INFO, logger="srgan"):
+        data = make(tmp_path)
+        list(data.batches(0))
+    assert data.num_images == 2
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert "2 pictures" in message
+    assert "001.png" in message
+    assert "003.png" in message
+
+
+def test_no_picture_large_enough_is_an_error_that_names_setting_and_patch(tmp_path):
+    write_pictures(tmp_path, [(16, 16)])
+    with pytest.raises(UserError, match=r"^A\.b: .*32 x 32 px"):
+        make(tmp_path, patch_size=32, setting="A.b")
+
+
+def test_wrong_folders_and_headers_are_users_errors(tmp_path):
+    with pytest.raises(UserError, match=r"^TRAIN\.hr_img_path: "):
+        make(tmp_path / "nowhere")
+    (tmp_path / "bad.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=r"bad\.png.*git lfs pull"):
+        make(tmp_path)
+
+
+def test_fixed_patches_are_the_centres_of_the_first_pictures(folder):
+    patches = make(folder).fixed_patches(12)
+    np.testing.assert_array_equal(patches[:, 0, 0, 0], [*range(10), 0, 1])
+    assert (patches[:, 0, 0, 1:] == (4, 8)).all()  # (16 - 8) / 2, (24 - 8) / 2
+    np.testing.assert_array_equal(make(folder, seed=9).fixed_patches(12), patches)
+
+
+def test_sample_is_a_data_set_of_its_own():
+    data = make("sample", patch_size=96)
+    assert data.num_images == 7
+    assert next(data.batches(0)).shape == (4, 96, 96, 3)
+    np.testing.assert_array_equal(
+        data.fixed_patches(1)[0], photos.sample_photos()["chelsea"][102:198, 177:273]
+    )
+
+
+def test_scanning_reads_headers_only(tmp_path, monkeypatch):
+    write_pictures(tmp_path, [(16, 16)] * 5)
+    decoded = count_decodes(monkeypatch)
+    make(tmp_path)
+    assert not decoded

@@ -1,0 +1,448 @@
+"""The training graph, the schedule, and runs in a temporary folder."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY
+
+from common.errors import UserError
+from common.settings import make_config
+from images.files import read_rgb
+from model import SRGAN_d, SRGAN_g
+from tf1 import checkpoints
+from training import losses, run
+from training.graph import build_training_graph, to_range
+from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN, Schedule
+
+
+def tiny(*settings):
+    return make_config("tensorlayer", None, [*TINY, *settings])
+
+
+def batch(seed=0, patch=16):
+    return np.random.default_rng(seed).integers(0, 256, (2, patch, patch, 3), dtype=np.uint8)
+
+
+def run_training(folder, cfg, *, restart=False):
+    run.train(cfg, folder / "checkpoint", folder / "samples", recipe="test", restart=restart)
+
+
+def arrays_of(folder):
+    files = sorted((folder / "checkpoint").glob("*.npz"))
+    return {
+        f"{file.name}:{name}": value
+        for file in files
+        for name, value in checkpoints.read_npz(file)[0].items()
+    }
+
+
+def assert_same_bits(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+
+
+# --- One step
+
+
+def test_one_run_step_equals_the_two_runs_of_the_note():
+    cfg = tiny("LOSS.mse=0.5", "LOSS.means=10.0")
+    steps = 4
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.set_random_seed(0)
+        ours = build_training_graph(cfg, tf.float32)
+        session.run(tf.compat.v1.global_variables_initializer())
+        start = checkpoints.fetch(session, ours.g_params + ours.d_params + ours.vgg_params)
+        expected_losses = [
+            session.run(
+                [ours.steps[ADVERSARIAL], ours.losses[ADVERSARIAL]], {ours.t_target_image: batch(step)}
+            )[1]
+            for step in range(steps)
+        ]
+        expected = checkpoints.fetch(session, ours.g_params + ours.d_params)
+
+    # The note's way: its graph, then sess.run(d_optim) and sess.run(g_optim) on the same batch
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        parts = build_training_graph(cfg, tf.float32)  # for LR, VGG19 features and their losses
+        t_target = to_range(parts.t_target_image)
+        with tf.compat.v1.variable_scope("", reuse=True):
+            net_g = SRGAN_g(to_range(parts.t_image), True, True, **cfg.MODEL.generator)
+            net_d, logits_real = SRGAN_d(t_target, reuse=True, **cfg.MODEL.discriminator)
+            net_d_fake, logits_fake = SRGAN_d(net_g.outputs, reuse=True, **cfg.MODEL.discriminator)
+        d_loss = losses.real_loss(logits_real) + losses.fake_loss(logits_fake)
+        mse_loss, vgg_loss = (parts.losses[ADVERSARIAL][name] for name in ("mse_loss", "vgg_loss"))
+        means_loss = losses.means_loss(net_g.outputs, t_target, 4)
+        gan_loss = 1e-3 * losses.adversarial_loss(logits_fake)
+        g_loss = 0.5 * mse_loss + vgg_loss + 10.0 * means_loss + gan_loss
+        g_vars = [p for p in net_g.all_params if "moving" not in p.op.name]
+        d_vars = [p for p in net_d.all_params if "moving" not in p.op.name]
+        adam, beta1 = tf.compat.v1.train.AdamOptimizer, cfg.TRAIN.beta1
+        d_optim = adam(parts.lr_v, beta1, name="note_d").minimize(d_loss, var_list=d_vars)
+        g_optim = adam(parts.lr_v, beta1, name="note_g").minimize(g_loss, var_list=g_vars)
+        g_updates, real, fake = (net.moving_average_updates() for net in (net_g, net_d, net_d_fake))
+        session.run(tf.compat.v1.global_variables_initializer())
+        variables = parts.g_params + parts.d_params + parts.vgg_params
+        checkpoints.assign(session, variables, start, "start")
+        for step in range(steps):
+            feed = {parts.t_target_image: batch(step)}
+            session.run(real, feed)
+            session.run(fake, feed)
+            d_value, _ = session.run([d_loss, d_optim], feed)
+            mse_value, g_value, _, _ = session.run([mse_loss, g_loss, g_optim, g_updates], feed)
+            assert d_value == pytest.approx(expected_losses[step]["d_loss"], rel=1e-4)
+            assert mse_value == pytest.approx(expected_losses[step]["mse_loss"], rel=1e-4)
+            assert g_value == pytest.approx(expected_losses[step]["g_loss"], rel=1e-4)
+        result = checkpoints.fetch(session, parts.g_params + parts.d_params)
+    for name, value in expected.items():
+        assert not np.array_equal(value, start[name]), f"{name} never moved"
+        np.testing.assert_allclose(result[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+def test_discriminator_alone_leaves_the_generator_and_pretraining_leaves_the_discriminator(session):
+    graph = build_training_graph(tiny(), tf.float32)
+    session.run(tf.compat.v1.global_variables_initializer())
+    d_before = checkpoints.fetch(session, graph.d_params)
+    vgg_before = checkpoints.fetch(session, graph.vgg_params)
+    session.run(graph.steps[PRETRAIN], {graph.t_target_image: batch()})
+    assert_same_bits(d_before, checkpoints.fetch(session, graph.d_params))
+    g_before = checkpoints.fetch(session, graph.g_params)
+    session.run(graph.steps[DISCRIMINATOR], {graph.t_target_image: batch()})
+    assert_same_bits(g_before, checkpoints.fetch(session, graph.g_params))
+    d_after = checkpoints.fetch(session, graph.d_params)
+    assert any(not np.array_equal(d_before[name], d_after[name]) for name in d_before)
+    session.run(graph.steps[ADVERSARIAL], {graph.t_target_image: batch()})
+    assert_same_bits(vgg_before, checkpoints.fetch(session, graph.vgg_params))
+
+
+def test_losses_are_the_notes_formulas(session):
+    graph = build_training_graph(tiny("LOSS.adversarial=0.5", "LOSS.vgg=0.25"), tf.float32)
+    session.run(tf.compat.v1.global_variables_initializer())
+    values = session.run(graph.losses[ADVERSARIAL], {graph.t_target_image: batch()})
+    assert values["d_loss"] == pytest.approx(values["d_loss1"] + values["d_loss2"], rel=1e-6)
+    total = values["mse_loss"] + values["vgg_loss"] + values["g_gan_loss"]
+    assert values["g_loss"] == pytest.approx(total, rel=1e-6)
+
+
+def test_cross_entropies_and_squared_error_by_hand(session):
+    logits = tf.constant([[0.0], [np.log(3.0)]])  # sigmoid 1/2 and 3/4
+    real, fake, adversarial = session.run(
+        [losses.real_loss(logits), losses.fake_loss(logits), losses.adversarial_loss(logits)]
+    )
+    assert real == pytest.approx(-(np.log(1 / 2) + np.log(3 / 4)) / 2, rel=1e-6)
+    assert adversarial == real
+    assert fake == pytest.approx(-(np.log(1 / 2) + np.log(1 / 4)) / 2, rel=1e-6)
+    a, b = tf.zeros([2, 3, 3, 3]), tf.fill([2, 3, 3, 3], 0.5)
+    assert session.run([losses.mse_loss(a, b), losses.vgg_loss(a, b)]) == [0.25, 0.25]
+
+
+def test_means_loss_sees_colours_and_a_checkerboard_but_no_detail(session):
+    hr = np.zeros([2, 64, 64, 3], np.float32)
+    colour, checkerboard, detail = hr.copy(), hr.copy(), hr.copy()
+    colour[..., 2] = 0.5
+    checkerboard[:, :32, :32] = 0.5 * (-1.0) ** np.indices((32, 32)).sum(0)[:, :, None]  # a quarter of it
+    detail[:, ::4, 0::8], detail[:, 1::4, 0::8] = 0.5, -0.5  # the next cell has the contrary
+    detail[:, ::4, 4::8], detail[:, 1::4, 4::8] = -0.5, 0.5
+    results = session.run([losses.means_loss(sr, hr, 4) for sr in (colour, checkerboard, detail)])
+    assert results == pytest.approx([0.25 / 3, losses.PLACES * 0.25 / 4, 0.0], abs=1e-6)
+
+
+def test_means_loss_looks_for_a_checkerboard_where_hr_is_plain(session):
+    checkerboard = 0.01 * (-1.0) ** np.indices((16, 16)).sum(0)[None, :, :, None] * np.ones(3)
+    stripes = np.zeros([1, 16, 16, 3])
+    stripes[:, ::2], stripes[:, 1::2] = 0.3 - np.sqrt(losses.PLAIN), 0.3 + np.sqrt(losses.PLAIN)
+    plain, half_plain = session.run(
+        [losses.means_loss(tf.constant(hr + checkerboard), hr, 4) for hr in (np.zeros_like(stripes), stripes)]
+    )
+    assert plain == pytest.approx(losses.PLACES * 0.01**2)
+    assert half_plain == pytest.approx(plain / 2)
+
+
+def test_means_loss_equals_the_formula_written_out(session):
+    random = np.random.default_rng(0)
+    hr, errors = (scale * random.standard_normal([2, 32, 48, 3]) for scale in (0.02, 0.1))
+    # picture, rows and columns of: windows of 16 px, cells in them, places in those; channel
+    shape = [2, 2, 4, 4, 3, 4, 4, 3]
+    in_hr, in_errors = hr.reshape(shape), errors.reshape(shape)
+    cell_errors = in_errors.mean((3, 6), keepdims=True)
+    place_errors = (in_errors - cell_errors).mean((2, 5))
+    variance = in_hr.var((3, 6)).mean((2, 4, 5))[:, :, None, :, None, None]
+    places = (place_errors**2 * losses.PLAIN / (losses.PLAIN + variance)).mean()
+    loss = session.run(losses.means_loss(tf.constant(hr + errors), hr, 4))
+    assert loss == pytest.approx((cell_errors**2).mean() + losses.PLACES * places)
+
+
+def test_moving_average_of_the_weights_is_between_start_and_end(session):
+    graph = build_training_graph(tiny("TRAIN.ema_decay=0.5"), tf.float32)
+    session.run(tf.compat.v1.global_variables_initializer())
+    name = "SRGAN_g/out/filters"
+    weight = next(p for p in graph.g_params if p.op.name == name)
+    average = start = session.run(weight)
+    for step in range(3):
+        session.run(graph.steps[PRETRAIN], {graph.t_target_image: batch(step)})
+        decay = min(0.5, (2 + step) / (11 + step))  # ramped up by the number of updates of G, 1 to 3
+        average = decay * average + (1 - decay) * session.run(weight)
+    assert not np.allclose(average, start)
+    np.testing.assert_allclose(session.run(graph.g_average[name]), average, rtol=1e-5)
+
+
+# --- Schedule
+
+
+def schedule(steps_per_epoch=10, **settings):
+    return Schedule(
+        make_config(settings=[f"TRAIN.{k}={v}" for k, v in settings.items()]).TRAIN, steps_per_epoch
+    )
+
+
+def test_learning_rate_of_the_note_drops_to_a_tenth_half_way_through_each_phase():
+    plan = schedule(n_epoch_init=4, n_epoch=6)
+    for steps in ((0, 19, 20, 39), (40, 69, 70, 99)):
+        rates = [plan.learning_rate(step) for step in steps]
+        assert rates == pytest.approx([1e-4, 1e-4, 1e-5, 1e-5])
+
+
+def test_learning_rate_decays_every_so_many_epochs():
+    plan = schedule(n_epoch_init=4, decay_every_init=1, lr_decay_init=0.5)
+    rates = [plan.learning_rate(10 * epoch) for epoch in range(4)]
+    assert rates == pytest.approx([1e-4, 5e-5, 2.5e-5, 1.25e-5])
+
+
+def test_cosine_schedule_warms_up_and_ends_near_zero():
+    plan = schedule(n_epoch_init=10, lr_schedule="cosine", warmup_steps=4)
+    assert plan.learning_rate(0) == pytest.approx(1e-4 / 4)
+    assert plan.learning_rate(50) == pytest.approx(1e-4 / 2)
+    assert plan.learning_rate(99) < 1e-7
+
+
+def test_discriminator_may_learn_first_at_the_full_rate():
+    plan = schedule(n_epoch_init=1, n_epoch_d=1, n_epoch=1, warmup_steps=4)
+    rates = [plan.learning_rate(step) for step in range(10, 30)]
+    assert rates == pytest.approx([1e-4] * 10 + [0.25e-4, 0.5e-4, 0.75e-4] + [1e-4] * 7)
+
+
+def test_positions_number_phases_epochs_and_steps():
+    plan = schedule(n_epoch_init=2, n_epoch_d=1, n_epoch=1)
+    assert plan.total_steps == 40
+    assert [plan.phase_end(phase) for phase in (PRETRAIN, DISCRIMINATOR, ADVERSARIAL)] == [20, 30, 40]
+    assert plan.position(0) == (PRETRAIN, 0, 0)
+    assert plan.position(19) == (PRETRAIN, 1, 9)
+    assert plan.position(20) == (DISCRIMINATOR, 0, 0)
+    assert plan.position(30) == (ADVERSARIAL, 0, 0)
+    assert plan.position(40) == (ADVERSARIAL, 1, 0)
+
+
+def test_without_adversarial_training_the_discriminator_does_not_learn_either():
+    assert schedule(n_epoch_init=2, n_epoch_d=3, n_epoch=0).total_steps == 20
+
+
+def test_schedules_agree_until_their_rates_or_phases_differ():
+    short, long = schedule(n_epoch_init=2, n_epoch=4), schedule(n_epoch_init=2, n_epoch=8)
+    assert short.agrees(long, 40) and long.agrees(short, 40)  # the rate of the short one drops at 20 + 20
+    assert not short.agrees(long, 41)
+    constant = (schedule(n_epoch_init=2, n_epoch=epochs, lr_decay=1.0) for epochs in (4, 8))
+    assert next(constant).agrees(next(constant), 60)
+    assert not short.agrees(schedule(n_epoch_init=3, n_epoch=4), 21)
+    assert not short.agrees(schedule(n_epoch_init=2, n_epoch=0), 0)  # without D and VGG19
+
+
+# --- Runs
+
+
+WHOLE = ("TRAIN.ema_decay=0.9", "TRAIN.n_epoch_d=1")
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    """Folder of an uninterrupted run: steps 1-6 pretrain, in 7-9 D learns alone, 10-15 are adversarial."""
+    folder = tmp_path_factory.mktemp("whole")
+    run_training(folder, tiny(*WHOLE))
+    return folder
+
+
+def log_lines(folder):
+    text = (folder / "checkpoint/train_log.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_run_leaves_weights_samples_log_and_settings(whole_run):
+    checkpoint = whole_run / "checkpoint"
+    lines = log_lines(whole_run)
+    assert [(line["phase"], line["epoch"], line["step"]) for line in lines] == [
+        ("pretrain", 1, 3),
+        ("pretrain", 2, 6),
+        ("discriminator", 1, 9),
+        ("adversarial", 1, 12),
+        ("adversarial", 2, 15),
+    ]
+    alone = lines.pop(2)
+    assert alone["d_loss"] > 0
+    assert not {"mse_loss", "psnr_db"} & alone.keys()
+    assert all(line["mse_loss"] > 0 and line["psnr_db"] > 0 for line in lines)
+    cfg = tiny(*WHOLE)
+    for name, phase in (("g_srgan_init", "pretrain"), ("g_srgan", "adversarial")):
+        arrays, meta = checkpoints.read_npz(checkpoint / f"{name}.npz")
+        assert all(key.startswith("SRGAN_g/") for key in arrays)
+        assert (meta["network"], meta["recipe"]) == ("SRGAN_g", "test")
+        assert (meta["phase"], meta["epoch"], meta["vgg_features"]) == (phase, 2, "random")
+        assert meta["arguments"] == cfg.MODEL.generator
+    assert make_config(file=str(checkpoint / "config.json")) == cfg
+    sheet = read_rgb(whole_run / "samples/srgan_gan/train_2.png")
+    assert sheet.shape[0] >= 4 * 16
+    assert sheet.shape[1] >= 4 * 16
+    assert any((checkpoint / "tensorboard").iterdir())
+    assert read_rgb(whole_run / "samples/learning_curve.png").std() > 1
+
+
+def test_weights_for_users_are_the_moving_average_where_there_is_one(whole_run):
+    state, _ = checkpoints.read_npz(whole_run / "checkpoint/srgan_state.npz")
+    weights, _ = checkpoints.read_npz(whole_run / "checkpoint/g_srgan.npz")
+    for name in ("SRGAN_g/out/filters", "SRGAN_g/n64s1/b/m/moving_mean"):
+        np.testing.assert_array_equal(weights[name], state[f"{name}/ExponentialMovingAverage"])
+        assert not np.array_equal(weights[name], state[name])
+
+
+def test_state_holds_the_step_and_every_slot_of_the_optimisers(whole_run):
+    arrays, meta = checkpoints.read_npz(whole_run / "checkpoint/srgan_state.npz")
+    assert meta["step"] == 15
+    assert arrays["global_step"] == 12  # updates of G: three steps were of D alone
+    # Adam keeps two slots per trained variable, and each of the three optimisers two powers of beta
+    trained = {name for name in arrays if name.startswith("SRGAN_g/") and name.endswith("/out/biases")}
+    slots = [name for name in arrays if name.startswith("SRGAN_g/out/biases/")]
+    assert trained == {"SRGAN_g/out/biases"}
+    assert len(slots) == 2 + 2 + 1  # g_optim_init, g_optim, moving average
+    assert len([name for name in arrays if "beta1_power" in name]) == 3
+    assert not any(name.startswith("VGG19/") for name in arrays)
+
+
+@pytest.fixture
+def run_until(tmp_path, monkeypatch):
+    """Runs in `tmp_path` and stops as by SIGTERM after so many steps."""
+    real_epoch = run.Run._epoch
+
+    def until(cfg, stop_after):
+        def epoch_with_stop(run, batches, stop):
+            def counted():
+                for images in batches:
+                    if run.step + 1 == stop_after:
+                        stop.signal = 15
+                    yield images
+
+            real_epoch(run, counted(), stop)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run.Run, "_epoch", epoch_with_stop)
+            with pytest.raises(SystemExit) as stopped:
+                run_training(tmp_path, cfg)
+        assert stopped.value.code == 143
+
+    return until
+
+
+@pytest.mark.parametrize("stop_after", [2, 6, 8, 11])
+def test_stopped_and_continued_run_ends_with_the_same_bits(whole_run, tmp_path, run_until, stop_after):
+    """Stops within pretraining, at the border of the phases, while D learns alone, and after that."""
+    run_until(tiny(*WHOLE), stop_after)
+    state, meta = checkpoints.read_npz(tmp_path / "checkpoint/srgan_state.npz")
+    assert meta["step"] == stop_after
+    assert state["global_step"] == stop_after - min(3, max(0, stop_after - 6))  # D learns alone in 7 to 9
+    run_training(tmp_path, tiny(*WHOLE))
+
+    assert_same_bits(arrays_of(whole_run), arrays_of(tmp_path))
+    logs = log_lines(whole_run), log_lines(tmp_path)
+    for line in logs[0] + logs[1]:
+        del line["seconds"]
+    assert logs[0] == logs[1]
+
+
+@pytest.fixture(scope="module")
+def pretrained_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained")
+    run_training(folder, tiny("TRAIN.n_epoch=0"))
+    return folder
+
+
+def test_other_settings_are_refused_until_restart(pretrained_run, tmp_path):
+    shutil.copytree(pretrained_run, tmp_path, dirs_exist_ok=True)
+    other = tiny("TRAIN.n_epoch=0", "TRAIN.seed=1")
+    with pytest.raises(UserError, match=r"TRAIN.seed was 0, is 1.*--restart"):
+        run_training(tmp_path, other)
+    assert_same_bits(arrays_of(pretrained_run), arrays_of(tmp_path))
+    run_training(tmp_path, other, restart=True)
+    key = "g_srgan_init.npz:SRGAN_g/out/filters"
+    assert not np.array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
+
+
+def test_settings_that_do_not_touch_the_numbers_may_change(pretrained_run, tmp_path, caplog):
+    shutil.copytree(pretrained_run, tmp_path, dirs_exist_ok=True)
+    caplog.set_level("INFO")
+    run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.save_every=3", "RUNTIME.intra_op_threads=1"))
+    assert "is finished" in caplog.text
+    assert_same_bits(arrays_of(pretrained_run), arrays_of(tmp_path))
+
+
+def test_finished_run_may_be_made_longer(pretrained_run, tmp_path):
+    """It ends with the bits of a run that was asked for all epochs at once."""
+    longer, at_once = tmp_path / "longer", tmp_path / "at once"
+    shutil.copytree(pretrained_run, longer)
+    with pytest.raises(UserError, match=r"TRAIN.n_epoch_init was 2, is 4"):  # its rate drops an epoch later
+        run_training(longer, tiny("TRAIN.n_epoch=0", "TRAIN.n_epoch_init=4"))
+    for folder in (longer, at_once):
+        run_training(folder, tiny("TRAIN.n_epoch=0", "TRAIN.n_epoch_init=3"))
+    assert_same_bits(arrays_of(at_once), arrays_of(longer))
+
+
+def test_moving_average_starts_from_init_weights_and_counts_updates_of_g(pretrained_run, tmp_path):
+    """Three steps of D alone and two of G at rate 0 leave the weights, and so their average."""
+    path = pretrained_run / "checkpoint/g_srgan_init.npz"
+    settings = ("TRAIN.n_epoch_init=0", "TRAIN.n_epoch_d=1", "TRAIN.n_epoch=1", "TRAIN.lr_init=0.0")
+    run_training(tmp_path, tiny(*settings, "TRAIN.ema_decay=0.9", f"TRAIN.init_weights={path}"))
+    before, after = (checkpoints.read_npz(file)[0] for file in (path, tmp_path / "checkpoint/g_srgan.npz"))
+    for name in before:
+        if "moving" not in name:
+            np.testing.assert_allclose(after[name], before[name], rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_restart_starts_from_init_weights(pretrained_run, tmp_path):
+    path = pretrained_run / "checkpoint/g_srgan_init.npz"
+    frozen = ("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0", "TRAIN.lr_init=0.0", f"TRAIN.init_weights={path}")
+    run_training(tmp_path, tiny("TRAIN.n_epoch=0"))
+    run_training(tmp_path, tiny(*frozen), restart=True)
+    key = "g_srgan_init.npz:SRGAN_g/out/filters"
+    np.testing.assert_array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
+
+
+def test_training_can_start_from_weights(pretrained_run, tmp_path):
+    path = pretrained_run / "checkpoint/g_srgan_init.npz"
+    frozen = ("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0", "TRAIN.lr_init=0.0")
+    run_training(tmp_path, tiny(*frozen, f"TRAIN.init_weights={path}"))
+    key = "g_srgan_init.npz:SRGAN_g/out/filters"
+    np.testing.assert_array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
+
+
+def test_saver_checkpoints_continue_a_run_too(whole_run, tmp_path, run_until):
+    settings = (*WHOLE, "RUNTIME.saver=True")
+    run_until(tiny(*settings), 8)
+    for file in (tmp_path / "checkpoint").glob("*.npz"):
+        file.unlink()
+    run_training(tmp_path, tiny(*settings))
+    whole, continued = arrays_of(whole_run), arrays_of(tmp_path)
+    assert_same_bits({name: whole[name] for name in continued}, continued)
+
+
+def test_saver_checkpoints_are_checked_and_forgotten_like_the_state(tmp_path):
+    settings = ("TRAIN.n_epoch=0", "RUNTIME.saver=True")
+    run_training(tmp_path, tiny(*settings))
+    for file in (tmp_path / "checkpoint").glob("*.npz"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"TRAIN.seed was 0, is 1"):
+        run_training(tmp_path, tiny(*settings, "TRAIN.seed=1"))
+    run_training(tmp_path, tiny(*settings, "TRAIN.seed=1", "TRAIN.n_epoch_init=0"), restart=True)
+    assert not (tmp_path / "checkpoint/saver").exists()
+
+
+def test_state_without_adversarial_epochs_has_no_discriminator(pretrained_run):
+    names = {name.partition("/")[0] for name in arrays_of(pretrained_run)}
+    assert not any("SRGAN_d" in name or "VGG19" in name for name in names)

@@ -1,0 +1,435 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from common.errors import UserError
+from images.files import Picture, read_picture, size_of, write_picture
+from upscaling import folders
+from upscaling.folders import plan_outputs, resize, upscale_files
+
+ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def nearest(pixels, _progress):
+    """Stands in for the network."""
+    assert pixels.ndim == 3
+    assert pixels.shape[2] == 3
+    return pixels.repeat(4, axis=0).repeat(4, axis=1)
+
+
+def four_times(plane):
+    return plane.repeat(4, axis=0).repeat(4, axis=1)
+
+
+def random_samples(dtype, *shape, seed=0):
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+
+
+def make_png(path, height=5, width=6, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_picture(path, Picture(random_samples(np.uint8, height, width, 3, seed=seed)))
+    return path
+
+
+def names_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("with_alpha", [False, True], ids=["opaque", "alpha"])
+@pytest.mark.parametrize("channels", [(), (3,)], ids=["gray", "colour"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["8bit", "16bit"])
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_every_kind_of_picture_passes_through_exactly(tmp_path, suffix, dtype, channels, with_alpha):
+    pixels = random_samples(dtype, 5, 6, *channels)
+    most = np.iinfo(dtype).max
+    alpha = np.full((5, 6), most, dtype) if with_alpha else None
+    exif = Image.Exif()
+    exif[271] = "A maker"
+    source = tmp_path / f"a{suffix}"
+    write_picture(source, Picture(pixels, alpha, ICC, exif.tobytes()))
+    assert upscale_files(nearest, [str(source)], tmp_path / "out") == 0
+    picture = read_picture(tmp_path / "out" / f"a_x4{suffix}")
+    assert picture.pixels.dtype == dtype
+    np.testing.assert_array_equal(picture.pixels, four_times(pixels))
+    assert (picture.alpha is not None) == with_alpha
+    assert not with_alpha or (picture.alpha == most).all()
+    assert picture.icc == ICC
+    assert b"A maker" in picture.exif
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".bmp"])
+def test_8_bit_formats_pass_through(tmp_path, suffix):
+    pixels = np.full((8, 9, 3), (200, 100, 50), np.uint8)
+    write_picture(tmp_path / f"a{suffix}", Picture(pixels))
+    assert upscale_files(nearest, [str(tmp_path / f"a{suffix}")], tmp_path / "out") == 0
+    sr = read_picture(tmp_path / "out" / f"a_x4{suffix}").pixels
+    assert np.abs(sr.astype(int) - four_times(pixels)).max() <= 3
+
+
+def test_palette_and_cmyk_pictures_come_out_as_colour(tmp_path):
+    colours = np.zeros((4, 4, 3), np.uint8)
+    colours[:2], colours[2:] = (255, 0, 0), (0, 255, 0)
+    Image.fromarray(colours).quantize(2).save(tmp_path / "palette.png")
+    Image.fromarray(colours).quantize(2).save(tmp_path / "moving.gif")
+    inks = np.zeros((4, 4, 4), np.uint8)
+    inks[:2, :, 1:3], inks[2:, :, 0:3:2] = 255, 255  # magenta and yellow, cyan and yellow
+    Image.fromarray(inks, "CMYK").save(tmp_path / "inks.tiff")
+    assert upscale_files(nearest, [str(tmp_path)], tmp_path / "out") == 0
+    for name in ("palette_x4.png", "moving_x4.png", "inks_x4.tiff"):
+        sr = read_picture(tmp_path / "out" / name).pixels
+        np.testing.assert_array_equal(sr, four_times(colours))
+
+
+def test_a_dark_16_bit_picture_reaches_the_upscaler_as_it_is(tmp_path):
+    dark = random_samples(np.uint16, 5, 6) % 100
+    write_picture(tmp_path / "a.png", Picture(dark))
+    seen = []
+    upscale_files(
+        lambda x, progress: seen.append(x) or nearest(x, progress), [str(tmp_path / "a.png")], tmp_path / "o"
+    )
+    np.testing.assert_array_equal(seen[0], np.dstack([dark] * 3))
+    np.testing.assert_array_equal(read_picture(tmp_path / "o/a_x4.png").pixels, four_times(dark))
+
+
+def test_gray_is_the_rounded_mean_of_the_three_channels(tmp_path):
+    write_picture(tmp_path / "a.png", Picture(np.full((2, 2), 65533, np.uint16)))
+
+    def tint(pixels, progress):
+        return nearest(pixels, progress) + np.array([0, 0, 2], np.uint16)  # means end in 2/3
+
+    upscale_files(tint, [str(tmp_path / "a.png")], tmp_path / "out")
+    assert (read_picture(tmp_path / "out/a_x4.png").pixels == 65534).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_alpha_edges_stay_in_range_and_colour_does_not_bleed_from_under_them(tmp_path, dtype):
+    most = np.iinfo(dtype).max
+    alpha = np.zeros((8, 12), dtype)
+    alpha[:, 6:] = most
+    pixels = np.zeros((8, 12, 3), dtype)
+    pixels[:, 6:] = most // 2
+    write_picture(tmp_path / "a.png", Picture(pixels, alpha))
+    upscale_files(nearest, [str(tmp_path / "a.png")], tmp_path / "out")
+    sr = read_picture(tmp_path / "out/a_x4.png")
+    assert (sr.pixels == most // 2).all()
+    assert (sr.alpha[:, :18] == 0).all()
+    assert (sr.alpha[:, 30:] == most).all()
+    assert (np.diff(sr.alpha.astype(int), axis=1) >= 0).all()
+
+
+def test_wholly_transparent_pictures_keep_their_colours(tmp_path):
+    pixels = random_samples(np.uint8, 4, 4, 3)
+    write_picture(tmp_path / "a.png", Picture(pixels, np.zeros((4, 4), np.uint8)))
+    assert upscale_files(nearest, [str(tmp_path / "a.png")], tmp_path / "out") == 0
+    sr = read_picture(tmp_path / "out/a_x4.png")
+    np.testing.assert_array_equal(sr.pixels, four_times(pixels))
+
+
+def test_folders_are_searched_and_their_structure_is_kept(tmp_path, capfd):
+    for name in ("a.png", "b/c.png", "b/d/e.PNG", ".hidden/f.png", "._a.png"):
+        make_png(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    single = make_png(tmp_path / "single.png")
+    out = tmp_path / "out"
+    assert upscale_files(nearest, [str(tmp_path / "in"), str(single)], out) == 0
+    assert names_in(out) == ["a_x4.png", "b/c_x4.png", "b/d/e_x4.PNG", "single_x4.png"]
+    printed = capfd.readouterr()
+    assert f"4 of 4 pictures upscaled to {out}\n" in printed.out
+    assert f"[4/4] {single}\n" in printed.err
+
+
+def test_a_link_in_a_circle_does_not_go_on_for_ever(tmp_path):
+    make_png(tmp_path / "in/a.png")
+    (tmp_path / "in/circle").symlink_to(tmp_path / "in")
+    assert [job.target.name for job in plan_outputs([str(tmp_path / "in")], "out")] == ["a_x4.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("a.jpg", {}, "a_x4.jpg"),
+        ("a.b.TIF", {}, "a.b_x4.TIF"),
+        ("a.gif", {}, "a_x4.png"),
+        ("a.tga", {}, "a_x4.png"),
+        ("a.png", {"format": "jpg"}, "a_x4.jpg"),
+        ("a.png", {"format": "TIFF"}, "a_x4.tiff"),
+        ("a.png", {"format": "webp", "outscale": 2}, "a_x2.webp"),
+        ("a.png", {"outscale": 3.5}, "a_x3.5.png"),
+        ("a.png", {"outscale": 16.0}, "a_x16.png"),
+    ],
+)
+def test_outputs_are_named_after_input_factor_and_format(tmp_path, name, options, expected):
+    (tmp_path / name).touch()
+    (job,) = plan_outputs([str(tmp_path / name)], tmp_path / "out", **options)
+    assert job.target == tmp_path / "out" / expected
+
+
+def test_the_chosen_format_is_written(tmp_path):
+    source = make_png(tmp_path / "a.png")
+    for format, kind in (("jpg", "JPEG"), ("webp", "WEBP"), ("bmp", "BMP"), ("tiff", "TIFF")):
+        upscale_files(nearest, [str(source)], tmp_path, format=format)
+        with Image.open(tmp_path / f"a_x4.{format}") as image:
+            assert (image.format, image.size) == (kind, (24, 20))
+
+
+def test_mistakes_are_refused_before_any_work(tmp_path):
+    make_png(tmp_path / "in/a.png")
+    make_png(tmp_path / "in/a_x4.png")
+    make_png(tmp_path / "other/a.png")
+    write_picture(tmp_path / "in/a.jpg", Picture(np.zeros((4, 4, 3), np.uint8)))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    png, jpg = str(tmp_path / "in/a.png"), str(tmp_path / "in/a.jpg")
+    out = tmp_path / "out"
+    cases = [
+        (["nowhere.png"], out, {}, "there is no file or folder 'nowhere.png'"),
+        ([str(tmp_path / "empty")], out, {}, "no pictures in"),
+        ([], out, {}, "name at least one"),
+        ([png], tmp_path / "file", {}, "--output: cannot write to"),
+        ([png], tmp_path / "file/below", {}, "--output: cannot write to"),
+        ([png, jpg], out, {"format": "png"}, f"{png!r} and {jpg!r} would both become"),
+        ([png, str(tmp_path / "other")], out, {}, "would both become"),
+        ([png, str(tmp_path / "in/a_x4.png")], tmp_path / "in", {}, "would overwrite the input"),
+        ([png], out, {"format": "gif"}, "--format gif: use one of png, jpg"),
+        ([png], out, {"outscale": 0}, "--outscale 0: give a factor above 0, at most 16"),
+        ([png], out, {"outscale": 16.1}, "--outscale 16.1"),
+        ([png], out, {"outscale": float("nan")}, "--outscale nan"),
+    ]
+    for inputs, output, options, sentence in cases:
+        with pytest.raises(UserError) as error:
+            upscale_files(lambda *_: pytest.fail("work has begun"), inputs, output, **options)
+        assert sentence in str(error.value)
+        assert "\n" not in str(error.value)
+    assert not out.exists() or names_in(out) == []
+
+
+def test_a_picture_named_twice_is_done_once(tmp_path):
+    source = make_png(tmp_path / "in/a.png")
+    assert len(plan_outputs([str(source), str(tmp_path / "in")], tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize("output", ["in", "in/out", "in/b"])
+def test_outputs_inside_the_input_folder_do_not_become_inputs(tmp_path, output):
+    make_png(tmp_path / "in/a.png")
+    make_png(tmp_path / "in/c/d.png")
+    for options in ({}, {"format": "jpg"}, {"outscale": 2.5}, {}):
+        assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / output, **options) == 0
+    results = [f"{stem}_x{end}" for stem in ("a", "c/d") for end in ("2.5.png", "4.jpg", "4.png")]
+    found = set(names_in(tmp_path / output)) - {"a.png", "c/d.png"}
+    assert found == set(results)
+
+
+def test_bad_files_are_reported_at_the_end_and_do_not_stop_the_others(tmp_path, capfd):
+    make_png(tmp_path / "in/a.png")
+    (tmp_path / "in/b.png").write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    (tmp_path / "in/c.png").write_bytes((tmp_path / "in/a.png").read_bytes()[:80])
+    make_png(tmp_path / "in/d.png", width=7)
+    make_png(tmp_path / "in/e.png")
+    (tmp_path / "in/f.jpg").touch()
+    (tmp_path / "out/e_x4.png").mkdir(parents=True)
+
+    def upscale(pixels, progress):
+        if pixels.shape[1] == 7:
+            raise UserError("not enough memory for the smallest tile")
+        return nearest(pixels, progress)
+
+    inputs = [str(tmp_path / "in")]
+    assert upscale_files(upscale, inputs, tmp_path / "out", overwrite=True) == 1
+    assert names_in(tmp_path / "out") == ["a_x4.png"]
+    printed = capfd.readouterr()
+    assert "1 of 6 pictures upscaled" in printed.out
+    assert "5 failed" in printed.out
+    report = [line for line in printed.err.splitlines() if line.startswith("  ")]
+    assert len(report) == 5
+    inside = tmp_path / "in"
+    assert any(f"cannot read {inside}/b.png: it is a Git LFS pointer" in line for line in report)
+    assert any(f"cannot read {inside}/c.png: it is damaged" in line for line in report)
+    memory = f"  cannot upscale {inside}/d.png: not enough memory for the smallest tile"
+    assert memory in report
+    assert any(f"cannot write {tmp_path}/out/e_x4.png: Is a directory" in line for line in report)
+    assert any(f"cannot read {inside}/f.jpg: it is not a picture" in line for line in report)
+
+
+def test_results_too_large_for_their_format_fail_before_they_are_computed(tmp_path, capfd):
+    write_picture(tmp_path / "a.webp", Picture(np.zeros((1, 4096), np.uint8)))
+    code = upscale_files(lambda *_: pytest.fail("computed"), [str(tmp_path / "a.webp")], tmp_path)
+    assert code == 1
+    assert "WEBP holds at most 16383 pixels a side" in capfd.readouterr().err
+
+
+def test_a_full_disk_is_that_files_failure(tmp_path, monkeypatch, capfd):
+    make_png(tmp_path / "in/a.png")
+    make_png(tmp_path / "in/b.png")
+    replace = os.replace
+
+    def full(source, target):
+        if Path(target).name == "a_x4.png":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "out") == 1
+    assert names_in(tmp_path / "out") == ["b_x4.png"]
+    assert "a_x4.png: No space left on device" in capfd.readouterr().err
+
+
+def test_what_exists_is_left_and_counted_unless_overwriting_is_asked_for(tmp_path, capfd):
+    make_png(tmp_path / "in/a.png")
+    make_png(tmp_path / "in/b.png")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a_x4.png").write_text("mine")
+    assert upscale_files(nearest, [str(tmp_path / "in")], out) == 0
+    assert (out / "a_x4.png").read_text() == "mine"
+    message = f"1 of 2 pictures upscaled to {out}, 1 already done (--overwrite makes them again)"
+    assert message in capfd.readouterr().out
+    assert upscale_files(nearest, [str(tmp_path / "in")], out, overwrite=True) == 0
+    assert size_of(out / "a_x4.png") == (20, 24)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("outscale", [0.5, 1, 2, 3.5, 5.3, 16])
+def test_any_final_factor_gives_the_rounded_size(tmp_path, dtype, outscale):
+    pixels = random_samples(dtype, 5, 7, 3)
+    alpha = random_samples(dtype, 5, 7)
+    write_picture(tmp_path / "a.png", Picture(pixels, alpha))
+    assert upscale_files(nearest, [str(tmp_path)], tmp_path / "out", outscale=outscale) == 0
+    sr = read_picture(tmp_path / "out" / f"a_x{outscale:g}.png")
+    assert sr.pixels.shape[:2] == sr.alpha.shape == (round(5 * outscale), round(7 * outscale))
+    assert sr.pixels.dtype == sr.alpha.dtype == dtype
+
+
+def test_another_network_factor_is_resized_to_the_final_one(tmp_path):
+    make_png(tmp_path / "a.png")
+    twice = lambda pixels, progress: pixels.repeat(2, axis=0).repeat(2, axis=1)  # noqa: E731
+    assert upscale_files(twice, [str(tmp_path)], tmp_path / "out", scale=2) == 0
+    assert size_of(tmp_path / "out/a_x4.png") == (20, 24)
+
+
+def test_16_bit_resizing_equals_8_bit_resizing_and_does_not_overflow():
+    y, x = np.mgrid[:40, :30]
+    pixels = np.dstack([60 + 3 * y, 200 - 4 * x, 50 + x + y]).astype(np.uint8)
+    small = resize(pixels, 23, 17, Image.Resampling.LANCZOS)
+    deep = resize(pixels.astype(np.uint16) * 257, 23, 17, Image.Resampling.LANCZOS)
+    assert np.abs(deep / 257 - small).max() <= 1  # 8-bit pictures are rounded between the passes
+    pixels[10:20], pixels[20:30] = 255, 0
+    large = resize(pixels.astype(np.uint16) * 257, 400, 300, Image.Resampling.LANCZOS)
+    assert large[170, 5].min() > 60000
+    assert large[230, 5].max() < 5000
+
+
+@pytest.mark.parametrize("value", [0, 1, 32767, 65535])
+def test_flat_16_bit_pictures_stay_flat(value):
+    flat = np.full((9, 11), value, np.uint16)
+    assert (resize(flat, 31, 6, Image.Resampling.LANCZOS) == value).all()
+
+
+def test_reading_computing_and_writing_overlap_but_stay_bounded(tmp_path, monkeypatch):
+    for index in range(6):
+        make_png(tmp_path / f"in/{index}.png")
+    begun, computed, seen_read, seen_behind = [], [], [], []
+    read, write = folders.read_picture, folders.write_picture
+
+    def slow_write(path, picture):
+        time.sleep(0.05)
+        write(path, picture)
+        begun.append("written")
+
+    def counted_read(path):
+        begun.append("read")
+        return read(path)
+
+    def upscale(pixels, progress):
+        time.sleep(0.03)
+        computed.append(1)
+        seen_read.append(begun.count("read") - len(computed))
+        seen_behind.append(len(computed) - 1 - begun.count("written"))
+        return nearest(pixels, progress)
+
+    monkeypatch.setattr(folders, "read_picture", counted_read)
+    monkeypatch.setattr(folders, "write_picture", slow_write)
+    assert upscale_files(upscale, [str(tmp_path / "in")], tmp_path / "out") == 0
+    assert len(names_in(tmp_path / "out")) == 6
+    assert max(seen_read) == 1  # the next one is read while this one is computed, no more
+    assert max(seen_behind) == 1  # and the last one written
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_interruptions_and_bugs_pass_and_leave_no_thread_and_no_half_file(tmp_path, error):
+    for index in range(4):
+        make_png(tmp_path / f"in/{index}.png")
+    calls = []
+
+    def upscale(pixels, progress):
+        calls.append(1)
+        if len(calls) == 3:
+            raise error
+        return nearest(pixels, progress)
+
+    threads = threading.active_count()
+    with pytest.raises(error):
+        upscale_files(upscale, [str(tmp_path / "in")], tmp_path / "out")
+    assert threading.active_count() == threads
+    assert names_in(tmp_path / "out") == ["0_x4.png", "1_x4.png"]
+    assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "out") == 0
+    assert len(names_in(tmp_path / "out")) == 4
+
+
+SLOW_RUN = """
+import signal, sys, time
+from upscaling.folders import upscale_files
+
+def stop(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, stop)
+
+def upscale(pixels, progress):
+    time.sleep(0.15)
+    return pixels.repeat(4, axis=0).repeat(4, axis=1)
+
+upscale_files(upscale, [sys.argv[1]], sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path, number):
+    for index in range(6):
+        make_png(tmp_path / f"in/{index}.png", 300, 300, seed=index)
+    upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "whole")
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", SLOW_RUN, str(tmp_path / "in"), str(out)]
+    root = str(Path(folders.__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 20
+    while not (out / "1_x4.png").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.wait(10) != 0
+    done = [path for path in out.iterdir() if not path.name.startswith(".")]
+    assert 2 <= len(done) < 6
+    for path in done:  # complete, each of them
+        assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes()
+    if number == signal.SIGTERM:
+        assert len(list(out.iterdir())) == len(done)
+    calls = []
+    upscale_files(lambda x, progress: calls.append(1) or nearest(x, progress), [str(tmp_path / "in")], out)
+    assert len(calls) == 6 - len(done)
+    for path in (tmp_path / "whole").iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_leftover_of_a_killed_write_is_replaced(tmp_path):
+    source = make_png(tmp_path / "in/a.png")
+    (tmp_path / "in/.a_x4.part.png").write_bytes(b"half")
+    assert upscale_files(nearest, [str(source.parent)], tmp_path / "in") == 0
+    assert names_in(tmp_path / "in") == ["a.png", "a_x4.png"]

@@ -1,0 +1,60 @@
+"""The weights that come with the program."""
+
+import numpy as np
+import pytest
+
+from common.settings import make_config
+from images import bicubic, metrics
+from images.photos import validation_photo
+from tf1 import checkpoints
+from upscaling.upscaler import Upscaler, load_generator
+
+FILES = sorted(checkpoints.PRETRAINED_DIR.glob("*.npz"))
+
+
+def test_there_are_weights_of_both_phases():
+    assert [file.name for file in FILES] == ["g_srgan.npz", "g_srresnet.npz"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_weights_are_small_finite_and_say_where_they_come_from(file):
+    assert file.stat().st_size < 7e6
+    arrays, meta = load_generator(file)
+    checkpoints.require_finite(arrays)
+    assert {"recipe", "step", "data", "seed", "commit"} <= meta.keys()
+
+
+def test_demo_recipe_can_start_from_them():
+    _, meta = load_generator(checkpoints.PRETRAINED_DIR / "g_srresnet.npz")
+    generator = make_config("demo").MODEL.generator
+    assert {**meta["arguments"], "init": None} == {**generator, "init": None}
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    """HR, and SR of both networks, of a part of the validation photo."""
+    hr = validation_photo()[:200, 120:320]
+    pictures = {"HR": hr}
+    for file in FILES:
+        arrays, meta = load_generator(file)
+        with Upscaler(arrays, meta["arguments"], make_config().RUNTIME) as upscaler:
+            pictures[file.stem] = upscaler(bicubic.downsample(hr))
+    return pictures
+
+
+def test_srresnet_beats_bicubic_on_a_picture_it_has_not_seen(unseen):
+    hr = unseen["HR"]
+    of_bicubic = metrics.psnr_y(bicubic.upsample(bicubic.downsample(hr)), hr)
+    assert metrics.psnr_y(unseen["g_srresnet"], hr) > of_bicubic + 0.5
+
+
+def test_srgan_is_nearer_to_the_sharpness_of_hr(unseen):
+    hr, srresnet, srgan = (
+        np.abs(np.diff(unseen[name].astype(float), axis=1)).mean() for name in ("HR", "g_srresnet", "g_srgan")
+    )
+    assert srresnet * 1.1 < srgan < hr * 1.1
+
+
+@pytest.mark.parametrize("name", ["g_srgan", "g_srresnet"])
+def test_colours_stay_where_they_are(unseen, name):
+    assert np.abs(unseen[name].mean((0, 1)) - unseen["HR"].mean((0, 1))).max() < 2

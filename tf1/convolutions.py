@@ -1,0 +1,77 @@
+"""2-D convolution by whichever way is fastest and exact on this machine: docs/speed.md has the times."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+ON_GPU = bool(tf.config.list_physical_devices("GPU"))
+
+
+def conv2d(x: tf.Tensor, filters: tf.Tensor, stride: int, name: str | None = None) -> tf.Tensor:
+    """A "SAME" convolution of [N, h, w, c_in] by [side, side, c_in, c_out], with or without known sizes."""
+    side, _, _, c_out = filters.shape
+    if not ON_GPU and side % stride == 0 and _has_few_positions(x, stride, c_out):
+        return _conv2d_of_few_positions(x, filters, stride)
+    if not ON_GPU and stride == 1 and side > 3 and x.shape[2] is None:
+        return _conv2d_of_any_size(x, filters)
+    return tf.nn.conv2d(x, filters, stride, "SAME", name=name)
+
+
+def _output_sizes(x: tf.Tensor, stride: int) -> list[int]:
+    """Height and width of a "SAME" convolution's output."""
+    return [-(-length // stride) for length in x.shape[1:3]]
+
+
+def _has_few_positions(x: tf.Tensor, stride: int, filters: int) -> bool:
+    """Whether a convolution's output has, in a batch of 16, fewer positions than filters."""
+    return x.shape[1:3].is_fully_defined() and 16 * math.prod(_output_sizes(x, stride)) < filters
+
+
+@tf.custom_gradient
+def _matmul(few_rows: tf.Tensor, many_rows: tf.Tensor):
+    """Matrix product whose gradient has the taller factor first: oneDNN is up to twice as fast so."""
+
+    def gradient(dy):
+        d_few = tf.transpose(tf.matmul(many_rows, dy, transpose_b=True))
+        return d_few, tf.matmul(few_rows, dy, transpose_a=True)
+
+    return tf.matmul(few_rows, many_rows), gradient
+
+
+def _conv2d_of_few_positions(x: tf.Tensor, filters: tf.Tensor, stride: int) -> tf.Tensor:
+    """A "SAME" convolution as one matrix product of [N * out_h * out_w, k * k * c_in] windows and filters.
+
+    For deep layers, with few output positions and many filters, whose kernels read each filter anew
+    for every few positions. k must be a multiple of the stride: then windows are made of whole
+    stride x stride cells, and slices of cells are contiguous.
+    """
+    side, c_in, c_out = filters.shape[0], filters.shape[2], filters.shape[3]
+    cells = side // stride  # in a window, along each axis
+    sizes = _output_sizes(x, stride)
+    pads = [max((size + cells - 1) * stride - length, 0) for size, length in zip(sizes, x.shape[1:3])]
+    x = tf.pad(x, [[0, 0], *([pad // 2, pad - pad // 2] for pad in pads), [0, 0]])
+    if stride > 1:
+        x = tf.nn.space_to_depth(x, stride)
+    (out_h, out_w), steps = sizes, range(cells)
+    windows = tf.stack([x[:, i : i + out_h, j : j + out_w] for i in steps for j in steps], axis=3)
+    windows = tf.reshape(windows, [-1, cells, cells, stride, stride, c_in])
+    windows = tf.transpose(windows, [0, 1, 3, 2, 4, 5])  # filters' order: row of cell, row in cell, ...
+    windows = tf.reshape(windows, [-1, side * side * c_in])
+    outputs = _matmul(windows, tf.reshape(filters, [side * side * c_in, c_out]))
+    return tf.reshape(outputs, [-1, out_h, out_w, c_out])
+
+
+def _conv2d_of_any_size(x: tf.Tensor, filters: tf.Tensor) -> tf.Tensor:
+    """Stride-1 "SAME" convolution by large filters, whose rounding does not depend on the picture's size.
+
+    Of oneDNN's kernels for them some sum in another order where a row, the rows or the filters do not fill
+    their blocks. With zeros as 16 filters, columns to a multiple of 60 and rows to one of 4 it takes the same
+    one for every size, with AVX2 and AVX-512, and tiles of a picture equal the whole bit for bit.
+    """
+    height, width = tf.unstack(tf.shape(x)[1:3])
+    c_out = filters.shape[-1]
+    x = tf.pad(x, [[0, 0], [0, -height % 4], [0, -width % 60], [0, 0]])
+    filters = tf.pad(filters, [[0, 0], [0, 0], [0, 0], [0, -c_out % 16]])
+    return tf.nn.conv2d(x, filters, 1, "SAME")[:, :height, :width, :c_out]

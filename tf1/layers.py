@@ -1,0 +1,269 @@
+"""TensorLayer layers whose weights are TF1 variables: named by scope, shared by `reuse`.
+
+TensorLayer 2 creates weights with `tf.Variable`, to which variable scopes mean nothing, and never
+updates batch norm's moving averages inside a graph. The subclasses here change exactly that. A layer
+computes in the dtype of its input; its variables stay float32.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+import zlib
+
+import tensorflow as tf
+
+from tf1.convolutions import conv2d
+
+with warnings.catch_warnings():  # TensorLayer's own use of old Python and NumPy names
+    warnings.simplefilter("ignore")
+    import tensorlayer as tl
+
+tl.logging.set_verbosity(tl.logging.WARN)
+
+BATCH_NORM_DECAY = 0.9  # TensorLayer's default, kept by the note
+BATCH_NORM_EPSILON = 1e-5
+
+
+class Normal:
+    """Initial weights ~ N(mean, stddev); a function of the graph's seed and the variable's name only."""
+
+    def __init__(self, stddev: float, mean: float = 0.0):
+        self.stddev, self.mean = stddev, mean
+
+    def __call__(self, shape, name: str) -> tf.Tensor:
+        # stateful, or graph optimisers would compute it on one thread to see whether it is a small constant
+        return tf.random.normal(shape, self.mean, self.stddev, seed=zlib.crc32(name.encode()))
+
+
+class FanIn:
+    """Initial weights ~ N(0, gain / fan_in) (He et al. 2015 with gain 2; LeCun et al. 1998 with 1)."""
+
+    def __init__(self, gain: float = 1.0):
+        self.gain = gain
+
+    def __call__(self, shape, name: str) -> tf.Tensor:
+        return Normal((self.gain / math.prod(shape[:-1])) ** 0.5)(shape, name)
+
+
+INITIALISERS = {"normal": Normal(0.02), "fan_in": FanIn()}  # the choices of TRAIN.init
+
+
+class Constant:
+    """Initial weights all equal to `value`."""
+
+    def __init__(self, value: float):
+        self.value = value
+
+    def __call__(self, shape, name: str) -> tf.Tensor:
+        return tf.fill(shape, self.value)
+
+
+class ScopedLayer(tl.layers.Layer):
+    """A TensorLayer layer that keeps its weights under `<current scope>/<layer name>/`."""
+
+    trainable = True
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._nodes_fixed = True  # no TensorLayer model graph: inputs are plain tensors
+
+    def _get_init_args(self, skip=3):
+        return {}  # only TensorLayer's model files need them, and collecting them walks the stack
+
+    def _get_weights(self, var_name, shape, init, trainable=True):
+        with tf.compat.v1.variable_scope(self.name) as scope:
+            full_name = f"{scope.name}/{var_name}"
+            weight = tf.compat.v1.get_variable(
+                var_name,
+                shape=shape,
+                dtype=tf.float32,
+                initializer=lambda shape, **_: init(shape=shape, name=full_name),
+                trainable=trainable and self.trainable,
+            )
+        weights = self._trainable_weights if trainable else self._nontrainable_weights
+        weights.append(weight)
+        return weight
+
+
+class Conv2d(ScopedLayer, tl.layers.Conv2d):
+    """2-D convolution with square filters, NHWC, "SAME" padding."""
+
+    def __init__(self, filters, kernel, stride=1, *, W_init, bias=True, act=None, trainable=True, name=None):
+        super().__init__(
+            n_filter=filters,
+            filter_size=(kernel, kernel),
+            strides=(stride, stride),
+            act=act,
+            W_init=W_init,
+            b_init=Constant(0.0) if bias else None,
+            name=name,
+        )
+        self.trainable = trainable
+
+    def forward(self, inputs):
+        return self._convolve(inputs, self.W, self.b if self.b_init else None)
+
+    def _convolve(self, inputs, filters, biases):
+        outputs = conv2d(inputs, tf.cast(filters, inputs.dtype), self.strides[0], name=self.name)
+        if biases is not None:
+            outputs = tf.nn.bias_add(outputs, tf.cast(biases, inputs.dtype))
+        return self.act(outputs) if self.act else outputs
+
+
+class Conv1x1BeforeShuffle(Conv2d):
+    """A 1x1 convolution of what a pixel shuffle by 2 would make of its input, before that shuffle.
+
+    [N, h, w, 4 c_in] -> [N, h, w, 4 filters], by the four pixels' filters as blocks of one matrix.
+    """
+
+    def __init__(self, filters, *, W_init, name=None):
+        super().__init__(filters, 1, W_init=W_init, name=name)
+
+    def build(self, inputs_shape):
+        super().build([*inputs_shape[:-1], inputs_shape[-1] // 4])
+
+    def forward(self, inputs):
+        c_in, c_out = self.W.shape[2:]
+        blocks = tf.eye(4)[:, None, :, None] * tf.reshape(self.W, [1, c_in, 1, c_out])
+        blocks = tf.reshape(blocks, [1, 1, 4 * c_in, 4 * c_out])
+        return self._convolve(inputs, blocks, tf.tile(self.b, [4]))
+
+
+class Dense(ScopedLayer, tl.layers.Dense):
+    """Fully connected layer, always computed in float32: its outputs are logits."""
+
+    def __init__(self, units, *, W_init, act=None, name=None):
+        super().__init__(units, act=act, W_init=W_init, b_init=Constant(0.0), name=name)
+
+    def forward(self, inputs):
+        return super().forward(tf.cast(inputs, tf.float32))
+
+
+def leaky_relu(x: tf.Tensor, slope: float) -> tf.Tensor:
+    """max(x, slope * x), whose gradient reads its output, so that it can fuse with what comes before.
+
+    TensorFlow's own reads its input, on which the graph optimiser's fusion stumbles.
+    """
+
+    @tf.custom_gradient
+    def activation(x):
+        y = tf.nn.leaky_relu(x, slope)
+        return y, lambda dy: tf.raw_ops.LeakyReluGrad(gradients=dy, features=y, alpha=slope)
+
+    return activation(x)
+
+
+class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
+    """Batch norm over N, H, W with float32 statistics (Ioffe & Szegedy 2015).
+
+    In training it normalises by the batch; `moving_average_updates()` then gives the operations
+    that move the averages, for the training step to run. Otherwise it uses the moving averages.
+    """
+
+    def __init__(self, is_train: bool, act=None, name=None):
+        super().__init__(
+            decay=BATCH_NORM_DECAY,
+            epsilon=BATCH_NORM_EPSILON,
+            act=act,
+            beta_init=Constant(0.0),
+            gamma_init=Normal(0.02, mean=1.0),
+            moving_mean_init=Constant(0.0),
+            moving_var_init=Constant(1.0),
+            name=name,
+        )
+        self.is_train = is_train
+
+    def forward(self, inputs):
+        empty = tf.zeros([0])
+        outputs, self._batch_mean, self._batch_var, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma,
+            offset=self.beta,
+            mean=empty if self.is_train else self.moving_mean,
+            variance=empty if self.is_train else self.moving_var,
+            epsilon=self.epsilon,
+            is_training=self.is_train,
+        )
+        return self.act(outputs) if self.act else outputs
+
+    def moving_average_updates(self) -> list[tf.Operation]:
+        assert self.is_train, "moving averages move in training only"
+        pairs = ((self.moving_mean, self._batch_mean), (self.moving_var, self._batch_var))
+        return [
+            average.assign_sub((1 - self.decay) * (average - batch_value)).op
+            for average, batch_value in pairs
+        ]
+
+
+class PRelu(ScopedLayer):
+    """max(x, 0) + alpha * min(x, 0), one alpha per channel (He et al. 2015: alpha starts at 0.25)."""
+
+    def __init__(self, name=None):
+        super().__init__(name=name)
+
+    def __repr__(self):
+        return f"PRelu(name='{self.name}')"
+
+    def build(self, inputs_shape):
+        self.alpha = self._get_weights("alpha", shape=(inputs_shape[-1],), init=Constant(0.25))
+
+    def forward(self, inputs):
+        return tf.nn.relu(inputs) - tf.cast(self.alpha, inputs.dtype) * tf.nn.relu(-inputs)
+
+
+class SubpixelConv2d(ScopedLayer, tl.layers.SubpixelConv2d):
+    """Pixel shuffle: [N, h, w, 4c] -> [N, 2h, 2w, c] for scale 2 (Shi et al. 2016)."""
+
+
+class Add(ScopedLayer, tl.layers.Elementwise):
+    """Sum of the inputs, for skip connections."""
+
+    def __init__(self, act=None, name=None):
+        super().__init__(combine_fn=tf.add, act=act, name=name)
+
+
+class MaxPool2d(ScopedLayer, tl.layers.MaxPool2d):
+    """Maximum over windows, NHWC."""
+
+
+class Flatten(ScopedLayer, tl.layers.Flatten):
+    """[N, ...] -> [N, product]."""
+
+
+class Network:
+    """What a network builder returns: its tensors, its layers and its variables in graph order."""
+
+    def __init__(self, inputs: tf.Tensor):
+        self.inputs = self.outputs = inputs
+        self.all_layers: list[tl.layers.Layer] = []
+        self.all_params: list[tf.Variable] = []
+        self.tensors: dict[str, tf.Tensor] = {}  # layer name -> its output
+
+    def add(self, layer: tl.layers.Layer, inputs=None) -> tf.Tensor:
+        """Applies `layer` to `inputs` (default: the network's last output) and returns its output."""
+        self.outputs = layer(self.outputs if inputs is None else inputs)
+        self.all_layers.append(layer)
+        self.all_params.extend(layer.all_weights)
+        self.tensors[layer.name] = self.outputs
+        return self.outputs
+
+    def moving_average_updates(self) -> list[tf.Operation]:
+        """Operations that move every batch norm's averages towards this call's batch statistics."""
+        norms = [layer for layer in self.all_layers if isinstance(layer, BatchNorm)]
+        return [update for norm in norms for update in norm.moving_average_updates()]
+
+    def count_params(self) -> int:
+        return sum(param.shape.num_elements() for param in self.all_params)
+
+    def print_params(self) -> None:
+        """Prints one line per variable: index, name, shape."""
+        for index, param in enumerate(self.all_params):
+            print(f"  param {index:3}: {param.op.name:40} {param.shape.as_list()}")
+        print(f"  number of parameters: {self.count_params():,}")
+
+    def print_layers(self) -> None:
+        """Prints one line per layer: index, name, kind, output shape."""
+        for index, layer in enumerate(self.all_layers):
+            shape = self.tensors[layer.name].shape.as_list()
+            print(f"  layer {index:3}: {layer.name:30} {type(layer).__name__:16} {shape}")

@@ -1,0 +1,97 @@
+"""Where and how the graph runs: session options, devices, precision; and how it is asked to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import tensorflow as tf
+
+DEFAULT_MEMORY_BYTES = 1280 * 2**20  # larger tiles gain nothing
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def session_config(settings) -> tf.compat.v1.ConfigProto:
+    """Options from `config.RUNTIME`. GPU memory is taken as needed, not at once."""
+    options = tf.compat.v1.ConfigProto(
+        allow_soft_placement=True,
+        intra_op_parallelism_threads=settings.intra_op_threads,
+    )
+    options.gpu_options.allow_growth = True
+    if settings.xla:
+        level = tf.compat.v1.OptimizerOptions.ON_1
+        options.graph_options.optimizer_options.global_jit_level = level
+    return options
+
+
+def allow_reduced_precision(options: tf.compat.v1.ConfigProto, dtype: tf.DType) -> None:
+    """Lets the graph optimiser run convolutions in bfloat16 on a CPU, which fuses better than casts."""
+    if dtype == tf.bfloat16:
+        rewrites = options.graph_options.rewrite_options
+        rewrites.auto_mixed_precision_onednn_bfloat16 = type(rewrites).ON
+
+
+def compute_dtype(precision: str) -> tf.DType:
+    """The dtype of convolutions: 'auto' is bfloat16 where the hardware multiplies it, else float32."""
+    assert precision in PRECISIONS, precision
+    if precision == "auto":
+        precision = "bfloat16" if has_bfloat16() else "float32"
+    return tf.as_dtype(precision)
+
+
+def has_bfloat16() -> bool:
+    """Whether the first GPU, or the CPU where there is none, has bfloat16 matrix instructions."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return details.get("compute_capability", (0, 0)) >= (8, 0)
+    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+
+
+def cpu_flags() -> set[str]:
+    """Words that describe the CPU, such as avx2; empty where they cannot be read."""
+    try:
+        return set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:  # not Linux
+        return set()
+
+
+def describe_device() -> str:
+    """One line naming what the session will run on."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "CPU"
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
+    return f"GPU ({', '.join(names)})"
+
+
+def memory_budget(memory_mb: int) -> int:
+    """Bytes that upscaling may take for its tensors: the setting, else a quarter of the machine's RAM."""
+    if memory_mb:
+        return memory_mb * 2**20
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        machine = 4 * 2**30
+    return min(DEFAULT_MEMORY_BYTES, machine // 4)
+
+
+class StopSignal:
+    """Remembers Ctrl-C and SIGTERM, so that a step can end before the run saves and stops."""
+
+    def __init__(self):
+        self.signal = 0
+
+    def __enter__(self):
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number, _frame):
+        if self.signal:  # asked twice: at once, without saving
+            raise KeyboardInterrupt
+        self.signal = number

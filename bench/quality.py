@@ -5,7 +5,7 @@ python bench/quality.py Set5 sample --vgg FILE --weights a/g_srgan.npz b/g_srgan
 A set is a folder as of `--mode=benchmark`, or 'sample': the embedded photographs. Means over its pictures:
 
 colour      the largest difference of a channel's mean from HR's, of all pictures, levels
-grid        the upsampling's checkerboard where HR is plain, levels (`metrics.grid`), and HR's own
+grid        the upsampling's checkerboard where HR is plain, levels (`grid`), and HR's own
 sharpness   mean absolute gradient of Y, as a share of HR's
 VGG         squared difference of VGG19's conv1_2, conv2_2 and conv3_4, each position's features scaled
             to unit length (Zhang et al. 2018, without their learned weights); less is nearer to HR
@@ -14,10 +14,12 @@ VGG         squared difference of VGG19's conv1_2, conv2_2 and conv3_4, each pos
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import measure
 import numpy as np
+from scipy.ndimage import uniform_filter
 
 from common.errors import UserError
 from common.settings import make_config
@@ -40,6 +42,41 @@ def read_set(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(hr, bicubic.downsample(hr)) for hr in photos]
 
 
+def colour_shift(a: np.ndarray, b: np.ndarray) -> float:
+    """Two uint8 [h, w, 3] pictures -> the largest difference of a channel's means, levels of 255."""
+    return float(np.abs(a.mean((0, 1)) - b.mean((0, 1))).max())
+
+
+def sharpness(a: np.ndarray, b: np.ndarray) -> float:
+    """Two uint8 [h, w, 3] pictures -> the mean absolute gradient of `a`'s Y as a share of `b`'s."""
+
+    def gradient(rgb):
+        y = metrics.to_y(rgb)
+        return np.abs(np.diff(y, axis=0)).mean() + np.abs(np.diff(y, axis=1)).mean()
+
+    return float(gradient(a) / gradient(b))
+
+
+def grid(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
+    """Two uint8 [h, w, 3] pictures -> how strong the checkerboard of upsampling is where it is seen, levels.
+
+    The standard deviation of the means at the scale x scale places of a cell, after subtracting a mean of
+    9 x 9 px, in windows of 4 x 4 cells; the mean of those windows where HR hides less than 2 levels in its
+    cells, NaN if there are none. HR itself has 0.2 to 0.4, from what its grain leaves in such means.
+    """
+    detail = sr - uniform_filter(sr.astype(np.float64), (9, 9, 1))
+    border, size = 2 * scale, 4 * scale  # at the border the 9 x 9 mean knows only a part
+    rows, columns = ((side - 2 * border) // size for side in sr.shape[:2])
+
+    def windows(picture):
+        picture = picture[border : border + rows * size, border : border + columns * size]
+        return picture.reshape(rows, 4, scale, columns, 4, scale, 3)
+
+    hidden = windows(hr.astype(np.float64)).var((2, 5)).mean((1, 3, 4))
+    strength = windows(detail).mean((1, 4)).std((1, 3)).mean(-1)
+    return float(strength[hidden < 2**2].mean()) if (hidden < 2**2).any() else math.nan
+
+
 class VggDistance:
     """`distance(sr, hr)` of two uint8 pictures of one size."""
 
@@ -59,7 +96,7 @@ class VggDistance:
             self._distance = tf.add_n([tf.reduce_mean(square) for square in squares]) / len(FEATURES)
             arrays = vgg19.read_weights(path, FEATURES[-1])
             self._session = tf.compat.v1.Session(graph=graph)
-            assign(self._session, net.all_params, {f"VGG19/{k}": v for k, v in arrays.items()}, path)
+            assign(self._session, net.all_params, arrays, path)
 
     def __call__(self, sr: np.ndarray, hr: np.ndarray) -> float:
         return float(self._session.run(self._distance, {self._pictures: np.stack([sr, hr])}))
@@ -97,10 +134,10 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
                     (
                         metrics.psnr_y(sr, hr),
                         metrics.ssim_y(sr, hr),
-                        metrics.colour_shift(sr, hr),
-                        metrics.grid(sr, hr),
-                        metrics.grid(hr, hr),
-                        metrics.sharpness(sr, hr),
+                        colour_shift(sr, hr),
+                        grid(sr, hr),
+                        grid(hr, hr),
+                        sharpness(sr, hr),
                         distance(sr, hr),
                     )
                 )

@@ -17,8 +17,8 @@ import measure
 import numpy as np
 from measure import Contestant
 
+import training.dataset
 from common.settings import make_config
-from training.dataset import Dataset
 
 PRETRAIN, ADVERSARIAL = "pretrain", "adversarial"
 PHASES = {PRETRAIN: "MSE step", ADVERSARIAL: "adversarial step"}
@@ -33,7 +33,6 @@ INPUT_TURN_STEPS = 60  # at most: a pass over the pictures if it is shorter
 GROWTH_PATCHES = (96, 192, 384)
 GROWTH_BATCHES = (4, 8, 16, 32)
 GROWTH_STEPS = 2
-GROWTH_PARTS = {16: (1, 2, 4)}  # batch -> TRAIN.accumulate
 
 
 def settings_of(precision: str, threads: int, patch_size: int = 96, batch_size: int = 16) -> list[str]:
@@ -44,13 +43,12 @@ def settings_of(precision: str, threads: int, patch_size: int = 96, batch_size: 
         "VGG.input_size=0",
         f"RUNTIME.precision={precision}",
         f"RUNTIME.intra_op_threads={threads}",
-        f"RUNTIME.inter_op_threads={threads}",
     ]
 
 
 def fixed_batch(config) -> np.ndarray:
     """uint8 [N, p, p, 3]: crops of the embedded photographs."""
-    patches = Dataset("sample", patch_size=config.TRAIN.hr_patch_size, batch_size=1, seed=0)
+    patches = training.dataset.Dataset("sample", patch_size=config.TRAIN.hr_patch_size, batch_size=1, seed=0)
     return patches.fixed_patches(config.TRAIN.batch_size)
 
 
@@ -98,15 +96,12 @@ class Ours:
         """Seconds per step on the fixed batch."""
         return measure.seconds_per_call(lambda: self.run(phase, self.hr), steps)
 
-    def seconds_with_input(self, folder: str, data_pass: int, cache_mb: float) -> tuple[float, int]:
+    def seconds_with_input(self, folder: str, data_pass: int) -> tuple[float, int]:
         """Seconds per MSE step on batches from disk, from the first request on; and the steps."""
         train = self.config.TRAIN
-        dataset = Dataset(
-            folder,
-            patch_size=train.hr_patch_size,
-            batch_size=train.batch_size,
-            seed=train.seed,
-            cache_mb=cache_mb,
+        training.dataset.CACHE_BYTES = 0  # as for a folder too large to be kept decoded
+        dataset = training.dataset.Dataset(
+            folder, patch_size=train.hr_patch_size, batch_size=train.batch_size, seed=train.seed
         )
         steps = min(dataset.steps_per_epoch, INPUT_TURN_STEPS)
         started = time.perf_counter()
@@ -151,23 +146,37 @@ class TwoRuns(Ours):
         import tensorflow as tf
 
         from images import bicubic
-        from training import graph
+        from model import SRGAN_d, SRGAN_g
+        from training import graph, losses
+        from vgg19 import Vgg19_simple_api
 
-        train = self.config.TRAIN
-        patch = train.hr_patch_size
+        config, reuse = self.config, tf.compat.v1.AUTO_REUSE
+        patch = config.TRAIN.hr_patch_size
         t_target_image = tf.compat.v1.placeholder(tf.uint8, [None, patch, patch, 3])
-        t_image = bicubic.downsample_graph(t_target_image)
+        hr = graph.to_range(t_target_image)
+        t_image = graph.to_range(bicubic.downsample_graph(t_target_image))
         t_image.set_shape([None, patch // 4, patch // 4, 3])
-        networks = graph.Networks(self.config, self.dtype)
-        net_g, hr = networks.generator(t_image, is_train=True), graph.to_range(t_target_image)
+        net_g = SRGAN_g(t_image, True, **config.MODEL.generator, dtype=self.dtype)
+        discriminator = {**config.MODEL.discriminator, "reuse": reuse, "dtype": self.dtype}
+        net_d, real_logits = SRGAN_d(hr, **discriminator)
+        net_d_fake, fake_logits = SRGAN_d(net_g.outputs, **discriminator)
+        d_loss = losses.real_loss(real_logits) + losses.fake_loss(fake_logits)
+        hr_features, sr_features = (
+            Vgg19_simple_api((images + 1) / 2, reuse, layer=config.VGG.layer, dtype=self.dtype)[1].outputs
+            for images in (hr, net_g.outputs)
+        )
+        mse_loss = losses.mse_loss(net_g.outputs, hr)
+        vgg_loss = config.LOSS.vgg * losses.vgg_loss(sr_features, hr_features)
+        g_gan_loss = config.LOSS.adversarial * losses.adversarial_loss(fake_logits)
+        g_loss = config.LOSS.mse * mse_loss + vgg_loss + g_gan_loss
 
-        def run_of(objective, scope):
-            adam = tf.compat.v1.train.AdamOptimizer(train.lr_init, beta1=train.beta1)
-            update = adam.apply_gradients(zip(objective.gradients, networks.trainable(scope)))
-            return [objective.losses, [update, *objective.updates]]
+        def run_of(loss, scope, networks):
+            adam = tf.compat.v1.train.AdamOptimizer(config.TRAIN.lr_init, beta1=config.TRAIN.beta1)
+            update = adam.minimize(loss, var_list=tf.compat.v1.trainable_variables(scope))
+            return [{scope: loss}, [update, [net.moving_average_updates() for net in networks]]]
 
-        d_run = run_of(networks.d_objective(net_g, hr), "SRGAN_d/")
-        g_run = run_of(networks.g_objective(net_g, hr), "SRGAN_g/")
+        d_run = run_of(d_loss, "SRGAN_d", [net_d, net_d_fake])
+        g_run = run_of(g_loss, "SRGAN_g", [net_g])
         self.graph = argparse.Namespace(t_target_image=t_target_image)
         self.fetches = {ADVERSARIAL: [d_run, g_run]}
 
@@ -385,19 +394,17 @@ def growth(args: argparse.Namespace) -> list[dict]:
                     print(f"{label}: skipped, it would take about {expected_gb:.0f} GB", flush=True)
                     continue
                 settings = settings_of(precision, args.threads, patch_size, batch_size)
-                for parts in GROWTH_PARTS.get(batch_size, (1,)):
-                    with Contestant(Ours, [*settings, f"TRAIN.accumulate={parts}"]) as ours:
-                        ours("seconds", phase, 1)  # warms up
-                        seconds, peak_mb = ours("seconds", phase, GROWTH_STEPS), ours("peak_mb")
-                    if parts == 1:
-                        peaks[pixels] = peak_mb
-                    row = {"phase": phase, "patch_size": patch_size, "batch_size": batch_size}
-                    rows.append({**row, "accumulate": parts, "seconds": seconds, "peak_mb": peak_mb})
-                    print(
-                        f"{label}{f' in {parts} parts' if parts > 1 else '':11}: {seconds:8.3f} s"
-                        f"  {1e9 * seconds / pixels:7,.0f} ns per HR pixel  {peak_mb:6,.0f} MB",
-                        flush=True,
-                    )
+                with Contestant(Ours, settings) as ours:
+                    ours("seconds", phase, 1)  # warms up
+                    seconds, peak_mb = ours("seconds", phase, GROWTH_STEPS), ours("peak_mb")
+                peaks[pixels] = peak_mb
+                row = {"phase": phase, "patch_size": patch_size, "batch_size": batch_size}
+                rows.append({**row, "seconds": seconds, "peak_mb": peak_mb})
+                print(
+                    f"{label}: {seconds:8.3f} s"
+                    f"  {1e9 * seconds / pixels:7,.0f} ns per HR pixel  {peak_mb:6,.0f} MB",
+                    flush=True,
+                )
     return rows
 
 
@@ -420,10 +427,10 @@ def compare_input(args: argparse.Namespace) -> dict:
     with Contestant(Ours, settings_of(precision, args.threads)) as ours:
         ours("seconds", PRETRAIN, TURN_STEPS[PRETRAIN])  # warms up
         for data_pass in range(args.rounds):
-            seconds, steps = ours("seconds_with_input", args.input, data_pass, args.cache_mb)
+            seconds, steps = ours("seconds_with_input", args.input, data_pass)
             times["pictures on disk"].append(seconds)
             times["one fixed batch"].append(ours("seconds", PRETRAIN, steps))
-    print(f"{precision} MSE step, {args.rounds} rounds of {steps} steps, {args.cache_mb:g} MB of cache")
+    print(f"{precision} MSE step, {args.rounds} rounds of {steps} steps, no picture kept decoded")
     for name, seconds in times.items():
         print(f"  {name:16} {statistics.median(seconds):7.3f} s")
     ratio = measure.ratio(*times.values())
@@ -442,9 +449,6 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--memory-gb", type=float, default=12.0, help="--growth: the most a step may take")
     parser.add_argument("--input", metavar="FOLDER")
-    parser.add_argument(
-        "--cache-mb", type=float, default=0.0, help="--input: 0 as for a folder too large to cache"
-    )
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     measure.use_threads(args.threads)

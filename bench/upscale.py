@@ -55,7 +55,6 @@ class Engine:
             settings=[
                 f"RUNTIME.precision={precision}",
                 f"RUNTIME.intra_op_threads={threads}",
-                f"RUNTIME.inter_op_threads={threads}",
             ]
         )
         self.prepare(arrays, precision, threads, Path(folder))

@@ -1,7 +1,4 @@
-"""Picture files in and out: PNG, JPEG, WebP, BMP and TIFF at 8 and 16 bits, with their metadata.
-
-Pillow reads and writes what it can hold, `deep_formats` the rest.
-"""
+"""Picture files in and out, with their metadata: Pillow's formats here, deeper ones through `deep_files`."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""PSNR and SSIM on the luma channel, as super-resolution papers measure them, and what they do not see."""
+"""PSNR and SSIM on the luma channel, as super-resolution papers measure them."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from scipy.ndimage import uniform_filter
 
 PEAK = 255.0
 BORDER = 4  # pixels shaved off each side: the scale factor, the usual protocol
@@ -63,38 +62,3 @@ def ssim_y(a: np.ndarray, b: np.ndarray, border: int = BORDER) -> float:
 def _shaved_y(rgb: np.ndarray, border: int) -> np.ndarray:
     assert min(rgb.shape[:2]) > 2 * border, (rgb.shape, border)
     return to_y(rgb)[border : rgb.shape[0] - border, border : rgb.shape[1] - border]
-
-
-def colour_shift(a: np.ndarray, b: np.ndarray) -> float:
-    """Two uint8 [h, w, 3] pictures -> the largest difference of a channel's means, levels of 255."""
-    return float(np.abs(a.mean((0, 1)) - b.mean((0, 1))).max())
-
-
-def sharpness(a: np.ndarray, b: np.ndarray) -> float:
-    """Two uint8 [h, w, 3] pictures -> the mean absolute gradient of `a`'s Y as a share of `b`'s."""
-
-    def gradient(rgb):
-        y = to_y(rgb)
-        return np.abs(np.diff(y, axis=0)).mean() + np.abs(np.diff(y, axis=1)).mean()
-
-    return float(gradient(a) / gradient(b))
-
-
-def grid(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
-    """Two uint8 [h, w, 3] pictures -> how strong the checkerboard of upsampling is where it is seen, levels.
-
-    The standard deviation of the means at the scale x scale places of a cell, after subtracting a mean of
-    9 x 9 px, in windows of 4 x 4 cells; the mean of those windows where HR hides less than 2 levels in its
-    cells, NaN if there are none. HR itself has 0.2 to 0.4, from what its grain leaves in such means.
-    """
-    detail = sr - uniform_filter(sr.astype(np.float64), (9, 9, 1))
-    border, size = 2 * scale, 4 * scale  # at the border the 9 x 9 mean knows only a part
-    rows, columns = ((side - 2 * border) // size for side in sr.shape[:2])
-
-    def windows(picture):
-        picture = picture[border : border + rows * size, border : border + columns * size]
-        return picture.reshape(rows, 4, scale, columns, 4, scale, 3)
-
-    hidden = windows(hr.astype(np.float64)).var((2, 5)).mean((1, 3, 4))
-    strength = windows(detail).mean((1, 4)).std((1, 3)).mean(-1)
-    return float(strength[hidden < 2**2].mean()) if (hidden < 2**2).any() else math.nan

@@ -19,7 +19,7 @@ from images import files, photos
 # decoding cheap beside a training step
 _CROP_SIDES = 2.5
 _POOL_BYTES = 64 * 2**20  # crops cut ahead of their turn
-_CACHE_BYTES = 2**30  # decoded pictures that are kept
+CACHE_BYTES = 2**30  # decoded pictures that are kept
 _STEPS_AHEAD = 4
 
 log = logging.getLogger("srgan")
@@ -80,7 +80,7 @@ class Dataset:
         else:
             self._crops = np.full(len(self._paths), crops_per_image)
         self._cache: dict[int, np.ndarray] = {}
-        self._cache_room = _CACHE_BYTES
+        self._cache_room = CACHE_BYTES
 
     @property
     def num_images(self) -> int:

@@ -63,8 +63,8 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
         dtype = runtime.compute_dtype(config.RUNTIME.precision)
         graph = build_training_graph(config, dtype)
         with tf.compat.v1.Session(config=runtime.session_config(config.RUNTIME)) as session:
-            folders = checkpoint_dir, samples_dir
-            run = Run(config, recipe, graph, session, dataset, (valid_hr, valid_lr), folders, vgg_features)
+            data, folders = (dataset, valid_hr, valid_lr), (checkpoint_dir, samples_dir)
+            run = Run(config, recipe, graph, session, data, folders, vgg_features)
             run.start(vgg_weights, saved)
             log.info(
                 "Training on %s in %s: %d pictures, %d steps per epoch",
@@ -97,13 +97,12 @@ def _vgg_weights(config) -> dict[str, np.ndarray]:
 class Run:
     """One training run: a session, its files, and where it is."""
 
-    def __init__(self, config, recipe, graph, session, dataset, validation, folders, vgg_features):
-        self.config, self.recipe = config, recipe
-        self.graph, self.session, self.dataset = graph, session, dataset
+    def __init__(self, config, recipe, graph, session, data, folders, vgg_features):
+        self.config, self.recipe, self.graph, self.session = config, recipe, graph, session
+        self.dataset, self.valid_hr, self.valid_lr = data
         self.checkpoint_dir, self.samples_dir = folders
-        steps_per_epoch = config.TRAIN.steps_per_epoch or dataset.steps_per_epoch
+        steps_per_epoch = config.TRAIN.steps_per_epoch or self.dataset.steps_per_epoch
         self.schedule = Schedule(config.TRAIN, steps_per_epoch)
-        self.valid_hr, self.valid_lr = validation
         self.step = 0
         self.sums: dict[str, float] = {}  # of this epoch's losses and seconds, so far
         self.vgg_features = vgg_features  # the layer, 'random', or 'none' without adversarial training
@@ -140,9 +139,6 @@ class Run:
                 reason = str(error).splitlines()[0]
                 raise UserError(f"{path} does not fit this network: {reason}") from None
         self.step, self.sums = meta["step"], meta["sums"]
-        self._say_continued(path)
-
-    def _say_continued(self, path) -> None:
         if self.step >= self.schedule.total_steps:
             log.info("The run in %s is finished; --restart begins anew", path)
         else:
@@ -273,10 +269,6 @@ class Run:
     def _load_weights(self, arrays: dict[str, np.ndarray]) -> None:
         checkpoints.assign(self.session, self.graph.g_params, arrays, "the moving average")
 
-    def _weights_path(self, phase: str) -> Path:
-        name = "g_srgan_init.npz" if phase == PRETRAIN else "g_srgan.npz"
-        return self.checkpoint_dir / name
-
     def _meta(self) -> dict:
         phase, epoch, epoch_step = self.schedule.position(max(0, self.step - 1))
         return {
@@ -293,7 +285,8 @@ class Run:
         arrays = self._average_weights()
         checkpoints.require_finite(arrays)
         meta = {**self._meta(), "network": "SRGAN_g", "arguments": self.config.MODEL.generator}
-        checkpoints.write_npz(self._weights_path(phase), arrays, meta)
+        name = "g_srgan_init.npz" if phase == PRETRAIN else "g_srgan.npz"
+        checkpoints.write_npz(self.checkpoint_dir / name, arrays, meta)
         if phase == ADVERSARIAL:
             arrays = checkpoints.fetch(self.session, self.graph.d_params)
             meta = {

@@ -159,7 +159,7 @@ def test_large_pictures_give_crops_by_their_area(tmp_path):
 
 def test_cache_keeps_what_fits_its_budget(folder, monkeypatch):
     for budget, decodes_in_second_epoch in [(0, 10), (3.5 * 16 * 24 * 3, 7), (2**20, 0)]:
-        monkeypatch.setattr(dataset, "_CACHE_BYTES", budget)
+        monkeypatch.setattr(dataset, "CACHE_BYTES", budget)
         data = make(folder, batch_size=3)
         list(data.batches(0))
         decoded = count_decodes(monkeypatch)

@@ -1,0 +1,48 @@
+"""What bench/quality.py measures."""
+
+import math
+
+import numpy as np
+import pytest
+import quality
+
+
+def flat(value, size=24):
+    return np.full((size, size, 3), value, np.uint8)
+
+
+def test_colour_shift_is_of_the_worst_channel():
+    a, b = flat(100), flat(100)
+    b[..., 1], b[:12, :, 2] = 98, 103  # a difference of 2 everywhere, and one of 3 in one half
+    assert quality.colour_shift(a, b) == quality.colour_shift(b, a) == 2.0
+
+
+def test_sharpness_is_the_share_of_the_gradient():
+    ramp = np.repeat(np.arange(0, 48, 2, dtype=np.uint8)[:, None, None], 3, 2) + flat(0)
+    steep = 2 * ramp
+    assert quality.sharpness(ramp, steep) == pytest.approx(0.5)
+
+
+def test_grid_is_the_deviation_of_the_places_and_no_other_pattern():
+    places = np.zeros((4, 4))
+    places[1, 2] = 16
+    plain = flat(60, 124)
+    pattern = np.tile(places, (31, 31)).astype(np.uint8)[..., None] + plain
+    # 9 x 9 px around that place hold 9 of its kind, in its row or column of places 6, elsewhere 4: their
+    # share is subtracted, and what is left has the mean 0
+    squares = (16 - 16 * 9 / 81) ** 2 + 6 * (16 * 6 / 81) ** 2 + 9 * (16 * 4 / 81) ** 2
+    assert quality.grid(pattern, plain) == pytest.approx(math.sqrt(squares / 16))
+    assert quality.grid(plain, plain) == 0.0
+    ramp = plain + np.arange(124, dtype=np.uint8)[:, None]
+    assert quality.grid(ramp, ramp) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_grid_is_looked_for_where_hr_is_plain():
+    grain = 6 * (np.indices((128, 128)).sum(0) % 2)  # a standard deviation of 3 levels
+    grained = flat(60, 128) + grain[..., None].astype(np.uint8)
+    half_plain = np.concatenate([flat(60, 128)[:, :72], grained[:, 72:]], axis=1)
+    sr = flat(60, 128)
+    sr[:, 88::4] = 90  # a grid in the other half, out of reach of a mean of 9 x 9 px
+    assert quality.grid(sr, half_plain) == 0.0
+    assert quality.grid(sr, flat(60, 128)) > 1
+    assert math.isnan(quality.grid(sr, grained))

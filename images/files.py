@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+import imageio.v3 as iio
 import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
@@ -18,6 +19,7 @@ from common.errors import UserError
 from common.files import LFS_POINTER, atomic
 from images import deep_files, metadata
 from images.deep_files import PNG_SIGNATURE, TIFF_SIGNATURES
+from images.pixels import to_8bit, upright
 
 # What Pillow takes for a decompression bomb (89 megapixels) is a usual result here.
 Image.MAX_IMAGE_PIXELS = 2**30
@@ -74,9 +76,9 @@ def read_picture(path: str | os.PathLike) -> Picture:
         raise UserError(f"cannot read {path}: it has no pixels")
     if picture.exif:
         picture.exif = metadata.set_numbers(picture.exif, {metadata.ORIENTATION: 1}, path)
-    picture.pixels = _upright(picture.pixels, orientation)
+    picture.pixels = upright(picture.pixels, orientation)
     if picture.alpha is not None:
-        picture.alpha = _upright(picture.alpha, orientation)
+        picture.alpha = upright(picture.alpha, orientation)
     return picture
 
 
@@ -84,7 +86,7 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
     """A picture file -> uint8 [h, w, 3] RGB: alpha is dropped, 16 bits become the nearest 8."""
     pixels = read_picture(path).pixels
     if pixels.dtype == np.uint16:
-        pixels = _to_8bit(pixels)
+        pixels = to_8bit(pixels)
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
@@ -170,7 +172,8 @@ def write_picture(path: str | os.PathLike, picture: Picture) -> None:
             else:
                 kept = {"icc_profile": picture.icc, "exif": picture.exif}
                 kept = {key: value for key, value in kept.items() if value}
-                Image.fromarray(samples).save(file, kind, **_SAVE_OPTIONS[kind], **kept)
+                options = {**_SAVE_OPTIONS[kind], **kept, "mode": _mode(picture)}
+                iio.imwrite(file, samples, plugin="pillow", extension=path.suffix.lower(), **options)
     except MemoryError as error:
         raise UserError(f"cannot write {path}: {_reason(error)}") from error
 
@@ -261,29 +264,12 @@ def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> np.ndarray:
     return np.array(image.convert("RGB"))
 
 
-def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
-    if orientation in (5, 6, 7, 8):
-        samples = samples.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        samples = samples[::-1]
-    if orientation in (2, 3, 6, 7):
-        samples = samples[:, ::-1]
-    return np.ascontiguousarray(samples)
-
-
-def _to_8bit(samples: np.ndarray) -> np.ndarray:
-    """Nearest of v / 257, without leaving uint16."""
-    quotient = samples // 257
-    quotient += samples - quotient * 257 > 128
-    return quotient.astype(np.uint8)
-
-
 def _adapt(picture: Picture, kind: str, path: Path) -> Picture:
     """The picture as this format can hold it."""
     pixels, alpha, icc, exif = picture.pixels, picture.alpha, picture.icc, picture.exif
     if pixels.dtype == np.uint16 and kind not in ("PNG", "TIFF"):
         _log.warning("%s: %s has no 16 bits, reduced to 8", path, kind)
-        pixels, alpha = _to_8bit(pixels), None if alpha is None else _to_8bit(alpha)
+        pixels, alpha = to_8bit(pixels), None if alpha is None else to_8bit(alpha)
     if alpha is not None and kind in ("JPEG", "BMP"):
         _log.warning("%s: %s has no transparency, laid on white", path, kind)
         cover = alpha if pixels.ndim == 2 else alpha[..., None]
@@ -299,6 +285,11 @@ def _adapt(picture: Picture, kind: str, path: Path) -> Picture:
         _log.warning("%s: EXIF is too long for JPEG and left out", path)
         exif = None
     return replace(picture, pixels=pixels, alpha=alpha, icc=icc, exif=exif)
+
+
+def _mode(picture: Picture) -> str:
+    """Pillow's name of what is interleaved."""
+    return ("L" if picture.pixels.ndim == 2 else "RGB") + ("" if picture.alpha is None else "A")
 
 
 def _interleaved(picture: Picture) -> np.ndarray:

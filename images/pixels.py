@@ -25,6 +25,24 @@ def to_integers(image: np.ndarray, dtype: np.dtype = np.uint8) -> np.ndarray:
     return np.rint(np.clip((image + 1) * half_range, 0, 2 * half_range)).astype(dtype)
 
 
+def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
+    """[h, w, ...] as stored -> as seen, by the orientation of EXIF, 1 to 8."""
+    if orientation in (5, 6, 7, 8):
+        samples = samples.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    return np.ascontiguousarray(samples)
+
+
+def to_8bit(samples: np.ndarray) -> np.ndarray:
+    """uint16 -> uint8, the nearest of v / 257, without leaving uint16."""
+    quotient = samples // 257
+    quotient += samples - quotient * 257 > 128
+    return quotient.astype(np.uint8)
+
+
 def crop_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
     """[h, w, ...] -> its upper left part with sides divisible by `scale`."""
     h, w = image.shape[:2]

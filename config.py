@@ -69,6 +69,8 @@ config.VGG = edict()
 config.VGG.weights = "auto"  # 'auto': data/vgg19*, else Keras's cache, else its server; or a file
 config.VGG.on_missing = "stop"  # 'stop', or 'random': train against random features
 config.VGG.layer = "pool4"  # conv1_1 ... conv5_4 (after ReLU), pool1 ... pool5
+config.VGG.before_relu = False  # compare features before ReLU: each of them counts, not only the active ones
+config.VGG.share = 1.0  # share of a batch whose features are compared: less is faster
 config.VGG.input_size = 224  # side in px that pictures are resized to first; 0: not resized
 
 config.RUNTIME = edict()
@@ -109,36 +111,41 @@ RECIPES = {
         "VGG.layer": "conv5_4",
         "VGG.input_size": 0,
     },
-    # an hour on two CPU cores: from the program's own SRResNet to an SRGAN
+    # hours on two CPU cores: from the program's own SRResNet to an SRGAN; at a constant rate, so that it may
+    # be stopped at any epoch
     "cpu": {
+        "TRAIN.init": "fan_in",
         "TRAIN.init_weights": "pretrained",
         "TRAIN.hr_patch_size": 96,
-        "TRAIN.exposures": 0.4,
+        "TRAIN.batch_size": 8,
+        "TRAIN.exposures": 0.2,
         "TRAIN.steps_per_epoch": 100,
         "TRAIN.n_epoch_init": 0,
-        "TRAIN.n_epoch_d": 4,
-        "TRAIN.n_epoch": 30,
+        "TRAIN.n_epoch_d": 3,
+        "TRAIN.n_epoch": 400,
         "TRAIN.lr_decay": 1.0,  # falling, it lets the discriminator win
-        "TRAIN.save_every": 2,
+        "TRAIN.save_every": 5,
         "TRAIN.warmup_steps": 50,
-        "TRAIN.ema_decay": 0.998,  # the networks chase each other; their average is better than either
-        "MODEL.discriminator.convs": (  # the paper's at half the width: it sees single pixels
-            (3, 1, 32),
-            (3, 2, 32),
+        "TRAIN.ema_decay": 0.999,  # the networks chase each other; their average is better than either
+        "MODEL.discriminator.convs": (  # the paper's: it sees single pixels
             (3, 1, 64),
             (3, 2, 64),
             (3, 1, 128),
             (3, 2, 128),
             (3, 1, 256),
             (3, 2, 256),
+            (3, 1, 512),
+            (3, 2, 512),
         ),
         "MODEL.discriminator.residual": (),
         "MODEL.discriminator.dense": (256,),
-        "TRAIN.init": "fan_in",
-        "LOSS.adversarial": 3e-3,
-        "LOSS.vgg": 5e-8,
-        "LOSS.means": 20.0,
+        "LOSS.mse": 0.2,
+        "LOSS.vgg": 1e-7,
+        "LOSS.means": 10.0,
+        "LOSS.adversarial": 2e-3,
         "VGG.layer": "conv3_4",
+        "VGG.before_relu": True,
+        "VGG.share": 0.5,
         "VGG.input_size": 0,
     },
     # minutes on two CPU cores: TensorLayer's way from the same weights, with little of everything

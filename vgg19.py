@@ -47,9 +47,12 @@ def Vgg19_simple_api(
     reuse: bool = False,
     *,
     layer: str = "pool4",
+    before_relu: bool = False,
     dtype: tf.DType = tf.float32,
 ) -> tuple[Network, Network]:
     """[N, h, w, 3] RGB in [0, 1] -> (network, conv): `conv.outputs` is the output of `layer`, after ReLU.
+
+    before_relu: take a convolution's output before its ReLU (Wang et al. 2018, section 3.3).
 
     The network ends at `layer`, so both are the same here; the note's went on to fully connected layers,
     which nothing in it reads. Variables are fixed features: none is trainable.
@@ -65,7 +68,8 @@ def Vgg19_simple_api(
         for name in names[: names.index(layer) + 1]:
             if name.startswith("conv"):
                 filters = FILTERS_PER_BLOCK[int(name[4]) - 1]
-                net.add(Conv2d(filters, 3, W_init=he, act=tf.nn.relu, trainable=False, name=name))
+                act = None if before_relu and name == layer else tf.nn.relu
+                net.add(Conv2d(filters, 3, W_init=he, act=act, trainable=False, name=name))
             else:
                 net.add(MaxPool2d((2, 2), (2, 2), padding="SAME", name=name))
     return net, net

@@ -30,7 +30,7 @@ AT_LEAST_ONE = (
     "MODEL.generator.first_kernel",
     "MODEL.generator.last_kernel",
 )
-AT_MOST_ONE = ("TRAIN.exposures", "TRAIN.ema_decay", "TRAIN.beta1")
+AT_MOST_ONE = ("VGG.share", "TRAIN.exposures", "TRAIN.ema_decay", "TRAIN.beta1")
 
 
 def make_config(recipe: str = "tensorlayer", file: str | None = None, settings=()) -> edict:
@@ -58,6 +58,8 @@ def make_config(recipe: str = "tensorlayer", file: str | None = None, settings=(
         set_value(cfg, key.strip(), _parse(text.strip()))
     if cfg.TRAIN.hr_patch_size % 4 or cfg.TRAIN.hr_patch_size < 16:
         raise UserError("TRAIN.hr_patch_size must be a multiple of 4 and at least 16")
+    if cfg.VGG.share == 0:
+        raise UserError("VGG.share must be above 0; LOSS.vgg=0 leaves the features out")
     return cfg
 
 

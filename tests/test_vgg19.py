@@ -207,6 +207,16 @@ def test_reuse_adds_no_variables_and_none_is_trainable(graph):
     assert not tf.compat.v1.trainable_variables()
 
 
+def test_features_before_relu_become_the_usual_ones_by_it(session):
+    pictures = tf.constant(np.random.default_rng(3).uniform(size=(1, 8, 8, 3)).astype(np.float32))
+    before = Vgg19_simple_api(pictures, layer="conv1_2", before_relu=True)[1].outputs
+    after = Vgg19_simple_api(pictures, reuse=True, layer="conv1_2")[1].outputs
+    session.run(tf.compat.v1.global_variables_initializer())
+    before, after = session.run([before, after])
+    assert before.min() < 0
+    np.testing.assert_array_equal(np.maximum(before, 0), after)
+
+
 def test_vgg_loss_has_a_gradient_by_its_picture(session):
     pictures = np.random.default_rng(2).uniform(size=(2, 2, 16, 16, 3)).astype(np.float32)
     sr, hr = tf.constant(pictures[0]), tf.constant(pictures[1])

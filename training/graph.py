@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -112,13 +113,14 @@ def training_step(t_image, t_target_image, lr_v, global_step, config, dtype: tf.
     logged[DISCRIMINATOR] = {"d_loss1": d_loss1, "d_loss2": d_loss2, "d_loss": d_loss}
 
     # VGG19 features
-    t_target_image_224, t_predict_image_224 = t_target_image, net_g.outputs
+    compared = math.ceil(config.VGG.share * config.TRAIN.batch_size)
+    t_target_image_224, t_predict_image_224 = t_target_image[:compared], net_g.outputs[:compared]
     if config.VGG.input_size:  # bilinear
         t_target_image_224, t_predict_image_224 = (
             tf.image.resize(images, [config.VGG.input_size] * 2)
             for images in (t_target_image_224, t_predict_image_224)
         )
-    vgg = {"layer": config.VGG.layer, "dtype": dtype}
+    vgg = {"layer": config.VGG.layer, "before_relu": config.VGG.before_relu, "dtype": dtype}
     net_vgg, vgg_target_emb = Vgg19_simple_api((t_target_image_224 + 1) / 2, reuse=False, **vgg)
     _, vgg_predict_emb = Vgg19_simple_api((t_predict_image_224 + 1) / 2, reuse=True, **vgg)
 

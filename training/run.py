@@ -21,7 +21,6 @@ from images.bicubic import SCALE
 from images.files import write_rgb
 from images.pixels import enlarge
 from tf1 import checkpoints, runtime
-from tf1.layers import tl
 from training.continuation import SAVER_DIR, STATE_FILE, check_continuation, forget_run, saved_run
 from training.dataset import Dataset
 from training.graph import build_training_graph
@@ -114,7 +113,7 @@ class Run:
 
     def start(self, vgg_weights: dict[str, np.ndarray], saved: tuple[Path, dict] | None) -> None:
         """Initialises every variable, then takes those of the saved run, or of TRAIN.init_weights."""
-        tl.layers.initialize_global_variables(self.session)
+        self.session.run(tf.compat.v1.global_variables_initializer())
         if vgg_weights:
             checkpoints.assign(self.session, self.graph.vgg_params, vgg_weights, "the VGG19 file")
         if saved:

@@ -36,7 +36,7 @@ def test_save_images_turns_a_nearly_black_sheet_white(tmp_path):
 def test_names_that_are_used_work_in_a_graph(session):
     kept = tf.compat.v1.get_variable("kept/a", initializer=2.0)
     tf.compat.v1.get_variable("other/a", initializer=2.0)
-    tl.layers.initialize_global_variables(session)
+    session.run(tf.compat.v1.global_variables_initializer())
     assert session.run(kept) == 2.0
     assert tl.layers.get_variables_with_name("kept", True, False) == [kept]
     loss = tl.cost.mean_squared_error(tf.zeros([2, 3]), tf.fill([2, 3], 3.0), is_mean=True)

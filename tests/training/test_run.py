@@ -126,6 +126,22 @@ def test_losses_are_the_notes_formulas(session):
     assert values["g_loss"] == pytest.approx(total, rel=1e-6)
 
 
+def test_features_are_compared_of_the_first_patches_of_a_batch_where_a_share_is_asked_for(session):
+    graph = build_training_graph(tiny("VGG.share=0.5", "VGG.before_relu=true"), tf.float32)
+    session.run(tf.compat.v1.global_variables_initializer())
+    values = []
+    for changed in (None, 0, 1):  # the pixels of one patch of two, that is of its HR alone
+        hr = batch()
+        feed = {graph.t_image: hr[:, ::4, ::4], graph.t_target_image: hr}
+        if changed is not None:
+            feed[graph.t_target_image] = hr.copy()
+            feed[graph.t_target_image][changed] //= 2
+        values.append(session.run(graph.losses[ADVERSARIAL]["vgg_loss"], feed))
+    whole, of_first, of_second = values
+    assert of_first != pytest.approx(whole, rel=1e-2)
+    assert of_second == pytest.approx(whole, rel=1e-6)
+
+
 def test_cross_entropies_and_squared_error_by_hand(session):
     logits = tf.constant([[0.0], [np.log(3.0)]])  # sigmoid 1/2 and 3/4
     real, fake, adversarial = session.run(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from skimage import color
+from skimage import metrics as skimage_metrics
 
 PEAK = 255.0
 BORDER = 4  # pixels shaved off each side: the scale factor, the usual protocol
-# ITU-R BT.601, the coefficients of MATLAB's rgb2ycbcr: black is 16, white is 235.
-_LUMA = np.array([65.481, 128.553, 24.966]) / 255.0
 
 
 def to_y(rgb: np.ndarray) -> np.ndarray:
@@ -20,25 +20,24 @@ def to_y(rgb: np.ndarray) -> np.ndarray:
     shrinking and enlarging the rounded Y itself, which a colour network cannot do.
     """
     assert (rgb.dtype, rgb.ndim, rgb.shape[-1]) == (np.uint8, 3, 3), (rgb.dtype, rgb.shape)
-    return rgb @ _LUMA + 16.0
+    return color.rgb2ycbcr(rgb)[..., 0]
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Two pictures of one shape, 0-255 -> PSNR in dB, infinite where they are equal."""
     assert a.shape == b.shape, (a.shape, b.shape)
-    error = np.mean((a.astype(np.float64) - b) ** 2)
-    return math.inf if error == 0 else float(10 * np.log10(PEAK**2 / error))
+    if np.array_equal(a, b):
+        return math.inf
+    return float(skimage_metrics.peak_signal_noise_ratio(a, b, data_range=PEAK))
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Two [h, w] pictures, 0-255, 11 px or more a side -> mean SSIM (Wang et al. 2004)."""
-    from skimage.metrics import structural_similarity
-
     assert a.shape == b.shape, (a.shape, b.shape)
     assert a.ndim == 2, a.shape
     # The window of the paper's MATLAB code, 11x11, averaged where it lies within the picture.
     return float(
-        structural_similarity(
+        skimage_metrics.structural_similarity(
             a.astype(np.float64),
             b.astype(np.float64),
             data_range=PEAK,

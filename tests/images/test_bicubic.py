@@ -6,7 +6,7 @@ from PIL import Image
 
 from images import bicubic
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "shared" / "data" / "benchmark"
+BENCHMARK = Path(__file__).resolve().parents[3] / "shared" / "data" / "benchmark"
 needs_benchmark = pytest.mark.skipif(not BENCHMARK.is_dir(), reason="needs the benchmark pictures")
 
 

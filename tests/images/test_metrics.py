@@ -7,7 +7,7 @@ from PIL import Image
 
 from images import bicubic, metrics
 
-BENCHMARK = Path(__file__).resolve().parents[2] / "shared" / "data" / "benchmark"
+BENCHMARK = Path(__file__).resolve().parents[3] / "shared" / "data" / "benchmark"
 
 
 def flat(value, size=24):

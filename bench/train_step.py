@@ -170,13 +170,14 @@ class TwoRuns(Ours):
         g_gan_loss = config.LOSS.adversarial * losses.adversarial_loss(fake_logits)
         g_loss = config.LOSS.mse * mse_loss + vgg_loss + g_gan_loss
 
-        def run_of(loss, scope, networks):
+        def run_of(loss, logged, scope, networks):
             adam = tf.compat.v1.train.AdamOptimizer(config.TRAIN.lr_init, beta1=config.TRAIN.beta1)
             update = adam.minimize(loss, var_list=tf.compat.v1.trainable_variables(scope))
-            return [{scope: loss}, [update, [net.moving_average_updates() for net in networks]]]
+            return [logged, [update, [net.moving_average_updates() for net in networks]]]
 
-        d_run = run_of(d_loss, "SRGAN_d", [net_d, net_d_fake])
-        g_run = run_of(g_loss, "SRGAN_g", [net_g])
+        d_run = run_of(d_loss, {"d_loss": d_loss}, "SRGAN_d", [net_d, net_d_fake])
+        g_losses = {"g_gan_loss": g_gan_loss, "mse_loss": mse_loss, "vgg_loss": vgg_loss, "g_loss": g_loss}
+        g_run = run_of(g_loss, g_losses, "SRGAN_g", [net_g])
         self.graph = argparse.Namespace(t_target_image=t_target_image)
         self.fetches = {ADVERSARIAL: [d_run, g_run]}
 

@@ -49,10 +49,7 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
     checkpoint_dir, samples_dir = Path(checkpoint_dir), Path(samples_dir)
     require_writable(checkpoint_dir, "--checkpoint-dir")
     require_writable(samples_dir, "--samples-dir")
-    if restart:
-        forget_run(checkpoint_dir)
-        log.info("Starting anew (--restart)")
-    saved = saved_run(checkpoint_dir)
+    saved = None if restart else saved_run(checkpoint_dir)
     if saved:
         check_continuation(*saved, config, dataset.steps_per_epoch, vgg_features)
     log_config(checkpoint_dir / "config.json", config)
@@ -65,6 +62,9 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
             data, folders = (dataset, valid_hr, valid_lr), (checkpoint_dir, samples_dir)
             run = Run(config, recipe, graph, session, data, folders, vgg_features)
             run.start(vgg_weights, saved)
+            if restart:  # only now, when nothing is left that could refuse the new run
+                forget_run(checkpoint_dir)
+                log.info("Starting anew (--restart)")
             log.info(
                 "Training on %s in %s: %d pictures, %d steps per epoch",
                 runtime.describe_device(),

@@ -430,6 +430,13 @@ def test_restart_starts_from_init_weights(pretrained_run, tmp_path):
     np.testing.assert_array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
 
 
+def test_refused_restart_keeps_the_run(pretrained_run, tmp_path):
+    shutil.copytree(pretrained_run, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UserError, match=r"absent\.npz"):
+        run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.init_weights=absent.npz"), restart=True)
+    assert_same_bits(arrays_of(pretrained_run), arrays_of(tmp_path))
+
+
 def test_training_can_start_from_weights(pretrained_run, tmp_path):
     path = pretrained_run / "checkpoint/g_srgan_init.npz"
     frozen = ("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0", "TRAIN.lr_init=0.0")

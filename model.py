@@ -63,6 +63,7 @@ def SRGAN_g(
 
         def conv_norm(name, norm_name, *, act=None):
             conv(num_filters, 3, name, bias=not norm, act=None if norm else act)
+            net.norms[f"SRGAN_g/{norm_name}"] = f"SRGAN_g/{name}"
             if norm:
                 net.add(BatchNorm(is_train, act=act, name=norm_name))
 

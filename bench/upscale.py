@@ -100,7 +100,7 @@ class Weights:
             elif name.endswith("/moving_var"):
                 arrays[name] = rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
         arrays["SRGAN_g/out/filters"] *= OUTPUT_SCALE
-        return arrays, upscaler.fold_batch_norm(arrays)
+        return arrays, upscaler.fold_batch_norm(arrays, net.norms)
 
     def describe(self) -> tuple[str, bool]:
         from tf1 import runtime

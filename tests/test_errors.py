@@ -16,7 +16,6 @@ from images.files import read_rgb
 from model import SRGAN_g
 from tf1 import checkpoints
 from training import run
-from upscaling import evaluate
 
 GENERATOR = {**make_config().MODEL.generator, "num_blocks": 1, "num_filters": 4}
 TINY_ARGUMENTS = [argument for setting in TINY for argument in ("--set", setting)]
@@ -25,7 +24,7 @@ TINY_ARGUMENTS = [argument for setting in TINY for argument in ("--set", setting
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "PRETRAINED_DIR", tmp_path / "pretrained")
+    monkeypatch.setattr(checkpoints, "PRETRAINED_DIR", tmp_path / "pretrained")
 
 
 @pytest.fixture
@@ -485,3 +484,9 @@ def test_losses_that_explode_stop_the_run_and_keep_its_checkpoint(training_refus
         arrays, meta = checkpoints.read_npz(path)
         assert meta["step"] == 3  # the end of the first epoch
         assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+@pytest.mark.parametrize("factor", ["0", "-1", "16.1", "nan", "inf"])
+def test_final_factors_out_of_range(refusal, factor):
+    message = refusal("--mode=evaluate", "--input", "a.png", "--output", "out", "--outscale", factor)
+    assert message.startswith(f"--outscale must be above 0 and at most 16, not {factor}")

@@ -18,6 +18,12 @@ PRETRAINED_DIR = Path(__file__).parents[1] / "checkpoint" / "pretrained"  # come
 META_KEY = "__meta__"
 
 
+def pretrained(name: str) -> Path:
+    """A file of the program's own weights, as a path from the current folder if that is above it."""
+    path, here = PRETRAINED_DIR / name, Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
     """Writes arrays and meta, whole or not at all."""
     text = json.dumps({"format_version": FORMAT_VERSION, **meta})

@@ -238,7 +238,11 @@ class Network:
         self.inputs = self.outputs = inputs
         self.all_layers: list[tl.layers.Layer] = []
         self.all_params: list[tf.Variable] = []
+        self.norms: dict[str, str] = {}  # scope of a batch norm, built or folded -> of its convolution
         self.tensors: dict[str, tf.Tensor] = {}  # layer name -> its output
+        # layer name -> px of `inputs` to each side that its output sees, layers taken as one chain
+        self.reach: dict[str, float] = {}
+        self._reach, self._scale = 0.0, 1
 
     def add(self, layer: tl.layers.Layer, inputs=None) -> tf.Tensor:
         """Applies `layer` to `inputs` (default: the network's last output) and returns its output."""
@@ -246,6 +250,11 @@ class Network:
         self.all_layers.append(layer)
         self.all_params.extend(layer.all_weights)
         self.tensors[layer.name] = self.outputs
+        if isinstance(layer, Conv2d):
+            self._reach += layer.filter_size[0] // 2 / self._scale
+        elif isinstance(layer, SubpixelConv2d):
+            self._scale *= layer.scale
+        self.reach[layer.name] = self._reach
         return self.outputs
 
     def moving_average_updates(self) -> list[tf.Operation]:

@@ -121,7 +121,7 @@ class Run:
         elif self.config.TRAIN.init_weights:
             path = self.config.TRAIN.init_weights
             if path == "pretrained":
-                path = checkpoints.PRETRAINED_DIR / "g_srresnet.npz"
+                path = checkpoints.pretrained("g_srresnet.npz")
             arrays, _ = checkpoints.read_npz(path)
             checkpoints.assign(self.session, self.graph.g_params, arrays, path)
             averages = {average: arrays[name] for name, average in self.graph.g_average.items()}

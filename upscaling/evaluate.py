@@ -18,7 +18,7 @@ from images.bicubic import SCALE
 from images.files import list_pictures, read_rgb, write_rgb
 from images.photos import validation_pair
 from images.pixels import crop_to_multiple, enlarge, side_by_side
-from tf1.checkpoints import PRETRAINED_DIR
+from tf1.checkpoints import pretrained
 from upscaling import folders
 from upscaling.upscaler import Upscaler, load_generator
 
@@ -37,8 +37,8 @@ def find_weights(weights: str | None, checkpoint_dir: Path) -> Path:
     candidates = [
         checkpoint_dir / "g_srgan.npz",
         checkpoint_dir / "g_srgan_init.npz",
-        PRETRAINED_DIR / "g_srgan.npz",
-        PRETRAINED_DIR / "g_srresnet.npz",
+        pretrained("g_srgan.npz"),
+        pretrained("g_srresnet.npz"),
     ]
     for path in candidates:
         if path.is_file():

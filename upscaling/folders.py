@@ -30,7 +30,6 @@ from images.files import (
     write_picture,
 )
 
-MAX_OUTSCALE = 16
 _OUTPUT_STEM = re.compile(r"(.+)_x\d+(\.\d+)?")
 
 Upscale = Callable[[np.ndarray, Callable[[float], None]], np.ndarray]
@@ -84,14 +83,6 @@ def plan_outputs(
     outscale: float = 4.0,
 ) -> list[Job]:
     """One job for each picture, in order; UserError for whatever can be refused beforehand."""
-    if not 0 < outscale <= MAX_OUTSCALE:
-        raise UserError(f"--outscale {outscale:g}: give a factor above 0, at most {MAX_OUTSCALE}.")
-    if format is not None and f".{format.lower()}" not in FORMAT_OF_SUFFIX:
-        raise UserError(
-            f"--format {format}: use one of {', '.join(suffix[1:] for suffix in FORMAT_OF_SUFFIX)}."
-        )
-    if not inputs:
-        raise UserError("--input: name at least one picture or folder.")
     output_dir = Path(output_dir)
 
     jobs: dict[Path, Job] = {}  # by the real source, so that a picture named twice is done once

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +31,6 @@ LIVE_TRUNK_TENSORS = 6  # of LR size held at once: skip, block input, two in wor
 LIVE_HEAD_TENSORS = 3.5  # of 4h x 4w held at once
 # Scales the input so that each of 256 levels is a bfloat16 number; the first filters make up for it.
 INPUT_SCALE = 127.5 / 128
-FIRST_FILTERS = "SRGAN_g/n64s1/c/filters"
 
 
 def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tuple[dict, dict]:
@@ -61,19 +61,19 @@ def _read_generator(path: str | Path) -> tuple[dict, dict]:
     return arrays, meta
 
 
-def fold_batch_norm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Generator weights with each batch norm multiplied into the convolution before it.
+def fold_batch_norm(arrays: dict[str, np.ndarray], norms: dict[str, str]) -> dict[str, np.ndarray]:
+    """Weights with each batch norm multiplied into its convolution; `norms` is the network's.
 
     gamma * (x - mean) / sqrt(var + eps) + beta is a scale of the filters and a bias.
     """
-    folded = {name: array for name, array in arrays.items() if "/b" not in name or "/biases" in name}
-    for name, gamma in arrays.items():
-        if name.endswith("/gamma"):
-            norm = name.removesuffix("/gamma")
-            conv = norm.replace("n64s1/b", "n64s1/c")
-            scale = gamma / np.sqrt(arrays[f"{norm}/moving_var"] + BATCH_NORM_EPSILON)
-            folded[f"{conv}/filters"] = arrays[f"{conv}/filters"] * scale
-            folded[f"{conv}/biases"] = arrays[f"{norm}/beta"] - arrays[f"{norm}/moving_mean"] * scale
+    folded = dict(arrays)
+    for norm, conv in norms.items():
+        gamma, beta, mean, var = (
+            folded.pop(f"{norm}/{name}") for name in ("gamma", "beta", "moving_mean", "moving_var")
+        )
+        scale = gamma / np.sqrt(var + BATCH_NORM_EPSILON)
+        folded[f"{conv}/filters"] = arrays[f"{conv}/filters"] * scale
+        folded[f"{conv}/biases"] = beta - mean * scale
     return folded
 
 
@@ -85,9 +85,6 @@ class Upscaler:
 
     def __init__(self, arrays: dict[str, np.ndarray], arguments: dict, settings, *, source="weights"):
         """`arrays` and `arguments` as `load_generator` gives them; `settings` is config.RUNTIME."""
-        missing = {"num_blocks", "first_kernel", "last_kernel"} - arguments.keys()
-        if missing:
-            raise UserError(f"{source} describes an unknown network: it lacks {', '.join(missing)}")
         dtype = runtime.compute_dtype(settings.precision)
         with tf.Graph().as_default() as graph:
             t_image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "t_image")
@@ -98,8 +95,9 @@ class Upscaler:
             trunk = net.tensors[TRUNK]
             with tf.compat.v1.Session() as session:
                 try:
-                    folded = fold_batch_norm(arrays)
-                    folded[FIRST_FILTERS] = folded[FIRST_FILTERS] / INPUT_SCALE
+                    folded = fold_batch_norm(arrays, net.norms)
+                    first_filters = net.all_params[0].op.name
+                    folded[first_filters] = folded[first_filters] / INPUT_SCALE
                 except KeyError as error:
                     raise UserError(f"{source} does not fit this network: it lacks {error}") from None
                 for name in sorted(folded.keys() - {param.op.name for param in net.all_params}):
@@ -119,11 +117,8 @@ class Upscaler:
         self._session = tf.compat.v1.Session(graph=graph, config=options)
 
         filters = trunk.shape[-1]
-        half = [arguments[name] // 2 for name in ("first_kernel", "last_kernel")]
-        # convolutions see one px to each side; the first of two per block, one ends the trunk
-        self._trunk_halo = half[0] + 2 * arguments["num_blocks"] + 1
-        # one at LR resolution, one at twice it, the last at four times it
-        self._head_halo = 1 + -(-(2 + half[1]) // SCALE)
+        self._trunk_halo = math.ceil(net.reach[TRUNK])
+        self._head_halo = math.ceil(max(net.reach.values()) - net.reach[TRUNK])
         budget = runtime.memory_budget(settings.memory_mb)
         self._trunk_px = int(budget / (LIVE_TRUNK_TENSORS * filters * 4))
         self._head_px = int(budget / (LIVE_HEAD_TENSORS * filters * 4 * SCALE**2))

@@ -13,6 +13,7 @@ from common.errors import UserError
 from images import bicubic, metrics
 from images.files import read_rgb, write_rgb
 from images.photos import validation_photo
+from tf1 import checkpoints
 from upscaling import evaluate
 
 
@@ -24,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_weights_are_the_named_then_the_runs_then_the_programs(folder, monkeypatch):
-    monkeypatch.setattr(evaluate, "PRETRAINED_DIR", folder / "pretrained")
+    monkeypatch.setattr(checkpoints, "PRETRAINED_DIR", folder / "pretrained")
     with pytest.raises(UserError, match=r"--mode=srgan first"):
         evaluate.find_weights(None, folder / "checkpoint")
     order = [
@@ -36,7 +37,7 @@ def test_weights_are_the_named_then_the_runs_then_the_programs(folder, monkeypat
     (folder / "pretrained").mkdir()
     for path in order:
         path.touch()
-        assert evaluate.find_weights(None, folder / "checkpoint") == path
+        assert evaluate.find_weights(None, folder / "checkpoint").resolve() == path
     assert str(evaluate.find_weights("named.npz", folder / "checkpoint")) == "named.npz"
 
 

@@ -79,7 +79,7 @@ def test_folded_graph_equals_the_graph_as_trained(network):
             norm=False,
             **arguments,
         )
-        checkpoints.assign(session, folded.all_params, fold_batch_norm(arrays), "")
+        checkpoints.assign(session, folded.all_params, fold_batch_norm(arrays, folded.norms), "")
         np.testing.assert_allclose(session.run(folded.outputs)[0], as_trained, atol=2e-5)
     with Upscaler(arrays, arguments, SETTINGS) as upscaler:
         difference = upscaler(lr).astype(int) - to_integers(as_trained, np.uint8)

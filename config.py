@@ -9,6 +9,7 @@ config = edict()
 
 config.TRAIN = edict()
 config.TRAIN.hr_img_path = "sample"  # a folder of pictures, or 'sample': photos of installed packages
+config.TRAIN.max_bad_images = 0.01  # share of the pictures that may be unreadable; they are left out
 config.TRAIN.hr_patch_size = 384  # side of the HR patches in px, a multiple of 4; LR is a quarter
 config.TRAIN.augment = True  # random flips and quarter turns
 config.TRAIN.exposures = 0.0  # share of patches made so dark or bright that parts clip; 0.2 keeps black black
@@ -31,6 +32,7 @@ config.TRAIN.init = "normal"  # weights to start from: 'normal': N(0, 0.02); 'fa
 config.TRAIN.init_weights = ""  # generator (npz) to start from; 'pretrained': the program's own SRResNet
 config.TRAIN.save_every = 10  # epochs between sample pictures and checkpoints
 config.TRAIN.save_minutes = 10.0  # minutes between saves of the training state, epochs or not
+config.TRAIN.keep_weights = 0  # epochs between weights that are kept under a number of their own; 0: none
 
 config.VALID = edict()
 config.VALID.hr_img_path = "sample"  # a picture, a folder, or 'sample': a photo of an installed package

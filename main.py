@@ -17,13 +17,31 @@ import sys
 import tempfile
 from pathlib import Path
 
+if __name__ == "__main__":  # until main() takes over, Ctrl-C ends the program without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from common.errors import UserError
-from common.settings import flatten, make_config
+from common.settings import choose_recipe, flatten, make_config
 from config import RECIPES
 
 log = logging.getLogger("srgan")
 
 OUTPUT_FORMATS = ("png", "jpg", "webp", "bmp", "tiff")
+MODES_OF = {
+    "restart": ("srgan",),
+    "weights": ("evaluate", "benchmark"),
+    "blend": ("evaluate", "benchmark"),
+    "self_ensemble": ("evaluate", "benchmark"),
+    "input": ("evaluate", "benchmark"),
+    "output": ("evaluate", "benchmark"),
+    "format": ("evaluate",),
+    "outscale": ("evaluate",),
+    "overwrite": ("evaluate",),
+}
+TRAINING_HINT = (
+    "; training pictures are named by --set TRAIN.hr_img_path=FOLDER, weights to start from by "
+    "--set TRAIN.init_weights=NPZ"
+)
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,16 +51,31 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("--mode", choices=("srgan", "evaluate", "benchmark"), default="srgan")
-    parser.add_argument("--checkpoint-dir", type=Path, default=Path("checkpoint"), metavar="DIR")
-    parser.add_argument("--samples-dir", type=Path, default=Path("samples"), metavar="DIR")
+    parser.add_argument(
+        "--checkpoint-dir", type=Path, metavar="DIR", help="a run's files; default: checkpoint"
+    )
+    parser.add_argument(
+        "--samples-dir",
+        type=Path,
+        metavar="DIR",
+        default=Path("samples"),
+        help="pictures of it; default: samples",
+    )
 
     settings = parser.add_argument_group("settings (defaults are in config.py)")
-    settings.add_argument("--recipe", default="tensorlayer", help=", ".join(RECIPES))
+    settings.add_argument("--recipe", help=f"{', '.join(RECIPES)}; default: the first")
     settings.add_argument("--config", metavar="FILE", help="JSON, such as checkpoint/config.json")
-    settings.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    settings.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="changes one of them, as in TRAIN.batch_size=4; may be repeated",
+    )
 
     training = parser.add_argument_group("--mode=srgan")
-    training.add_argument("--restart", action="store_true", help="begin anew, overwriting the run")
+    training.add_argument("--restart", action="store_true", help="begin anew, setting the old run aside")
 
     running = parser.add_argument_group("--mode=evaluate and --mode=benchmark")
     running.add_argument("--weights", metavar="NPZ", help="generator; default: the run's, else ours")
@@ -53,24 +86,29 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
     own = parser.add_argument_group("--mode=evaluate --input")
     own.add_argument("--format", choices=OUTPUT_FORMATS, help="of the results; default: the input's")
-    own.add_argument("--outscale", type=float, default=4.0, metavar="S", help="final factor")
+    own.add_argument("--outscale", type=float, metavar="S", help="final factor; default: 4")
     own.add_argument("--overwrite", action="store_true", help="replace results that exist")
     return parser.parse_args(argv)
 
 
 def check(args: argparse.Namespace) -> None:
     """Raises UserError for arguments that do not go together, before anything slow begins."""
-    if args.mode == "srgan" and (args.input or args.weights or args.blend):
-        raise UserError(
-            "--input, --weights and --blend belong to --mode=evaluate; training pictures are named by "
-            "--set TRAIN.hr_img_path=FOLDER, weights to start from by --set TRAIN.init_weights=NPZ"
-        )
-    if args.mode != "srgan" and args.restart:
-        raise UserError("--restart belongs to --mode=srgan")
+    for option, modes in MODES_OF.items():
+        if getattr(args, option) and args.mode not in modes:
+            raise UserError(
+                f"--{option.replace('_', '-')} belongs to --mode={' and --mode='.join(modes)}"
+                + (TRAINING_HINT if args.mode == "srgan" else "")
+            )
+    if args.mode == "evaluate" and not args.input:
+        for option in ("format", "outscale", "overwrite"):
+            if getattr(args, option) is not None and getattr(args, option) is not False:
+                raise UserError(f"--{option} needs --input and --output")
     if args.mode == "benchmark" and not args.input:
         raise UserError("--mode=benchmark needs --input FOLDER with HR pictures")
     if args.mode == "evaluate" and bool(args.input) != bool(args.output):
         raise UserError("--input and --output go together: --input PATH... --output DIR")
+    if args.outscale is None:
+        args.outscale = 4.0
     if not 0 < args.outscale <= 16:
         raise UserError(f"--outscale must be above 0 and at most 16, not {args.outscale:g}")
     args.blend = [_parse_blend(text) for text in args.blend]
@@ -113,7 +151,7 @@ def tensorflow_start():
             os.close(kept)
 
 
-def run(args: argparse.Namespace, config) -> int:
+def run(args: argparse.Namespace, recipe: str, config) -> int:
     """Imports TensorFlow and does what `args.mode` says; returns the exit code."""
     log.info("Starting TensorFlow")
     with tensorflow_start():
@@ -124,24 +162,48 @@ def run(args: argparse.Namespace, config) -> int:
         from training.run import train
         from upscaling.evaluate import evaluate
     if args.mode == "srgan":
-        train(config, args.checkpoint_dir, args.samples_dir, recipe=args.recipe, restart=args.restart)
+        folder = args.checkpoint_dir or Path("checkpoint")
+        train(config, folder, args.samples_dir, recipe=recipe, restart=args.restart)
         return 0
     return evaluate(args, config)
 
 
+def _say_settings(mode: str, recipe: str, config) -> None:
+    """Those that differ from config.py, of what the mode uses."""
+    if mode == "srgan":
+        log.info("Recipe %s", recipe)
+    defaults = dict(flatten(make_config()))
+    for key, value in flatten(config):
+        if value != defaults[key] and (mode == "srgan" or key.startswith(("VALID.", "RUNTIME."))):
+            log.info("  %s = %r", key, value)
+
+
+def open_missing_streams() -> None:
+    """Gives a process that was started without stdout or stderr some that lead nowhere.
+
+    Without them the next file that is opened would take their number, and messages would go into it.
+    """
+    for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+
+
 def main(argv: list[str] | None = None) -> int:
+    open_missing_streams()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     args = parse_arguments(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
     log.setLevel(logging.INFO)
     try:
         check(args)
+        recipe = choose_recipe(args.recipe, args.config)
         config = make_config(args.recipe, args.config, args.settings)
-        defaults = dict(flatten(make_config()))
-        log.info("Recipe %s", args.recipe)
-        for key, value in flatten(config):
-            if value != defaults[key]:
-                log.info("  %s = %r", key, value)
-        return run(args, config)
+        _say_settings(args.mode, recipe, config)
+        return run(args, recipe, config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import socket
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from common.errors import UserError
 from common.files import LFS_POINTER
+from tf1 import checkpoints
 from tf1.layers import Conv2d, FanIn, MaxPool2d, Network
 
 log = logging.getLogger("srgan")
@@ -19,12 +21,17 @@ log = logging.getLogger("srgan")
 BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, as the published weights expect
 CONVS_PER_BLOCK = (2, 2, 4, 4, 4)
 FILTERS_PER_BLOCK = (64, 128, 256, 512, 512)
+MOST_WEIGHTS = 3 * 3 * 512 * 512  # of one convolution
 
 # https://github.com/keras-team/keras/blob/v3.0.0/keras/applications/vgg19.py
 KERAS_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
 KERAS_URL = f"https://storage.googleapis.com/tensorflow/keras-applications/vgg19/{KERAS_FILE}"
 KERAS_MD5 = "253f8cb515780f3b799900260a226db6"
 DOWNLOAD_TIMEOUT_SECONDS = 15
+
+
+class MissingWeights(UserError):
+    """There are no VGG19 weights where they are looked for; random ones may stand in."""
 
 
 def layer_names() -> list[str]:
@@ -76,7 +83,10 @@ def Vgg19_simple_api(
 
 
 def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
-    """The VGG19 weight file: the one named, else `data/vgg19*`, else Keras's, cached or downloaded."""
+    """The VGG19 weight file: the one named, else `data/vgg19*`, else Keras's, cached or downloaded.
+
+    Raises MissingWeights where none was named and none is found.
+    """
     if setting != "auto":
         if not Path(setting).is_file():
             raise UserError(f"VGG.weights: there is no file {setting}")
@@ -90,7 +100,7 @@ def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
     try:
         path = tf.keras.utils.get_file(KERAS_FILE, KERAS_URL, cache_subdir="models", file_hash=KERAS_MD5)
     except Exception as error:  # Keras wraps whatever urllib, the disk or the hash check raised
-        raise UserError(
+        raise MissingWeights(
             f"no VGG19 weights: {_sentence(error)}; put {KERAS_FILE}, vgg19.npy or an npz with Keras's names "
             f"into {search_dir}/, or name the file in VGG.weights, or train against random features "
             "with --set VGG.on_missing=random"
@@ -151,11 +161,13 @@ def _shapes() -> dict[str, tuple[tuple, tuple]]:
 
 
 def _read_npz(path: Path) -> dict[str, tuple]:
-    with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+    with zipfile.ZipFile(path) as file:
+        checkpoints.require_plain(file, path)
+        files = {name: (f"{keras}/kernel.npy", f"{keras}/bias.npy") for name, keras in _keras_names().items()}
         return {
-            name: (file[f"{keras_name}/kernel"], file[f"{keras_name}/bias"])
-            for name, keras_name in _keras_names().items()
-            if f"{keras_name}/kernel" in file and f"{keras_name}/bias" in file
+            name: tuple(checkpoints.read_array(file, part) for part in parts)
+            for name, parts in files.items()
+            if set(parts) <= set(file.namelist())
         }
 
 
@@ -167,7 +179,8 @@ def _read_h5(path: Path) -> dict[str, tuple]:
         arrays = {}
         for name, keras_name in _keras_names().items():
             if keras_name in root:
-                by_rank = {item.ndim: item[()] for item in _datasets(root[keras_name])}
+                arrays_here = _datasets(root[keras_name])
+                by_rank = {item.ndim: item[()] for item in arrays_here if item.size <= MOST_WEIGHTS}
                 if {1, 4} <= by_rank.keys():
                     arrays[name] = by_rank[4], by_rank[1]
     return arrays

@@ -1,14 +1,20 @@
-"""Files written whole or not at all, and what is no file of its kind."""
+"""Files written whole or not at all, folders held by one process, and what is no file of its kind."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 LFS_POINTER = b"version https://git-lfs"  # how the file begins that stands for one in Git LFS
 
@@ -28,12 +34,42 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(part, path)
+        sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in a folder survive a loss of power, where the system can."""
+    with contextlib.suppress(OSError):  # Windows opens no folders, some network file systems sync none
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps a folder to this process: UserError if another holds it. The lock ends with the process."""
+    if fcntl is None:
+        yield
+        return
+    with open(folder / ".lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):  # a file system without locks
+                yield
+                return
+            raise UserError(
+                f"another run is training in {folder}: wait for it, stop it, or use another --checkpoint-dir"
+            ) from None
+        yield
 
 
 def require_writable(folder: str | os.PathLike, option: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +16,15 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from common.errors import UserError
 from common.files import LFS_POINTER, atomic
+from common.machine import memory_limit
 from images import deep_files, metadata
 from images.deep_files import PNG_SIGNATURE, TIFF_SIGNATURES
 from images.pixels import to_8bit, upright
 
 # What Pillow takes for a decompression bomb (89 megapixels) is a usual result here.
 Image.MAX_IMAGE_PIXELS = 2**30
+# Of a picture to be read: a small file may claim to be vast. Decoding takes up to 32 bytes a pixel.
+MOST_READ_PX = min(2**28, memory_limit() // 32)
 
 FORMAT_OF_SUFFIX = {
     ".png": "PNG",
@@ -33,8 +35,6 @@ FORMAT_OF_SUFFIX = {
     ".tif": "TIFF",
     ".tiff": "TIFF",
 }
-# What is read but not written: results of such pictures are PNG.
-READ_SUFFIXES = (*FORMAT_OF_SUFFIX, ".gif", ".avif")
 # 95 leaves no visible artefact; 4:4:4 because upscaled colour edges are what one came for.
 # WebP keeps the alpha channel lossless at any quality.
 _SAVE_OPTIONS = {
@@ -61,9 +61,12 @@ class Picture:
 def read_picture(path: str | os.PathLike) -> Picture:
     """The first frame of a picture file, turned as EXIF says; 16 bits stay 16 bits."""
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             head = _head(file)
             if head[:4] in TIFF_SIGNATURES and deep_files.is_deep_tiff(file):
+                page = deep_files.first_page(file)
+                _require_readable_size(page.imagelength, page.imagewidth * max(1, page.samplesperpixel // 4))
+                file.seek(0)
                 pixels, alpha, icc, orientation = deep_files.read_deep_tiff(file)
                 picture = Picture(pixels, alpha, icc, metadata.of_tiff(file))
             else:
@@ -96,45 +99,10 @@ def write_rgb(path: str | os.PathLike, image: np.ndarray) -> None:
     write_picture(path, Picture(image))
 
 
-def list_pictures(folder: str | os.PathLike, setting: str, skip: Collection[Path] = ()) -> list[Path]:
-    """Pictures in a folder and all folders below it, sorted; `setting` names it in errors.
-
-    Passed over are names that begin with a dot ('._a.jpg' of macOS, unfinished files of our own), links in
-    a circle, and the folders `skip`, given resolved.
-    """
-    folder = Path(folder)
-    if folder.is_file():
-        raise UserError(f"{setting}: {str(folder)!r} is a file; name the folder it lies in")
-    if not folder.exists():
-        raise UserError(f"{setting}: there is no folder {str(folder)!r}; name one with pictures")
-
-    def refuse(error: OSError) -> None:
-        raise UserError(
-            f"{setting}: cannot read the folder {error.filename!r} ({error.strerror}); "
-            "change its permissions or name another folder"
-        )
-
-    found: list[Path] = []
-    seen = set(skip)
-    # without onerror os.walk passes over folders that it may not read
-    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        if (real_root := Path(root).resolve()) in seen:
-            folders.clear()
-            continue
-        seen.add(real_root)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        here = [Path(root, name) for name in names if not name.startswith(".")]
-        found += [path for path in here if path.suffix.lower() in READ_SUFFIXES]
-    if not found:
-        kinds = ", ".join(suffix[1:] for suffix in READ_SUFFIXES)
-        raise UserError(f"{setting}: no pictures in {str(folder)!r}; put some there ({kinds})")
-    return sorted(found)
-
-
 def size_of(path: str | os.PathLike) -> tuple[int, int]:
     """(h, w) of the upright picture, from the file's header."""
     try:
-        with open(path, "rb") as file:
+        with _opened(path) as file:
             if _head(file)[:4] in TIFF_SIGNATURES:
                 page = deep_files.first_page(file)
                 height, width = page.imagelength, page.imagewidth
@@ -145,6 +113,7 @@ def size_of(path: str | os.PathLike) -> tuple[int, int]:
                 # Pillow decodes a whole PNG in search of EXIF.
                 ask_exif = image.format != "PNG" or "exif" in image.info
                 orientation = image.getexif().get(metadata.ORIENTATION, 1) if ask_exif else 1
+        _require_readable_size(height, width)
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from error
     except Exception as error:
@@ -178,7 +147,7 @@ def write_picture(path: str | os.PathLike, picture: Picture) -> None:
         raise UserError(f"cannot write {path}: {_reason(error)}") from error
 
 
-def check_fits(path: str | os.PathLike, height: int, width: int) -> None:
+def check_fits(path: str | os.PathLike, height: int, width: int, bytes_per_px: int = 1) -> None:
     """UserError if the format of this suffix is unknown or cannot hold a picture of this size."""
     kind = FORMAT_OF_SUFFIX.get(Path(path).suffix.lower())
     if kind is None:
@@ -189,8 +158,24 @@ def check_fits(path: str | os.PathLike, height: int, width: int) -> None:
             f"cannot write {path}: {kind} holds at most {most} pixels a side, "
             f"this picture has {width} x {height}; choose png or tiff"
         )
+    if kind == "TIFF" and height * width * bytes_per_px >= 2**32 - 2**24:
+        raise UserError(f"cannot write {path}: TIFF holds at most 4 GB; choose png")
     if kind == "BMP" and height * width * 3 >= 2**32 - 2048:
         raise UserError(f"cannot write {path}: BMP holds at most 4 GB; choose png or tiff")
+
+
+def _opened(path: str | os.PathLike) -> BinaryIO:
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise UserError("it is not a file")
+    return open(path, "rb")
+
+
+def _require_readable_size(height: int, width: int) -> None:
+    if height * width > MOST_READ_PX:
+        raise UserError(
+            f"it has {height * width / 1e6:.0f} megapixels, and at most {MOST_READ_PX / 1e6:.0f} "
+            "are read on this machine"
+        )
 
 
 def _head(file: BinaryIO) -> bytes:
@@ -213,6 +198,7 @@ def _reason(error: Exception) -> str:
 
 def _read_with_pillow(file: BinaryIO, head: bytes, path: str | os.PathLike) -> tuple[Picture, int]:
     image = Image.open(file)
+    _require_readable_size(*image.size)
     # Pillow counts the thumbnails inside a camera's JPEG ('MPO') as frames.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         _log.warning("%s holds several frames: only the first is used", path)

@@ -9,6 +9,7 @@ from skimage import color
 from skimage import metrics as skimage_metrics
 
 PEAK = 255.0
+LEAST_SIDE = 20  # px of a picture: the border, and SSIM's window within it
 BORDER = 4  # pixels shaved off each side: the scale factor, the usual protocol
 
 

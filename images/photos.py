@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from images import bicubic, files
+from images import bicubic, files, metrics
+from images.listing import list_pictures
 from images.pixels import crop_to_multiple
 
 SAMPLE = "sample"
@@ -47,10 +48,9 @@ def validation_pair(hr_img_path: str, lr_img_path: str = "", imid: int = 0) -> t
     else:
         hr = files.read_rgb(_numbered(hr_img_path, imid, "VALID.hr_img_path"))
     hr = crop_to_multiple(hr, bicubic.SCALE)
-    if not hr.size:
-        raise UserError(
-            f"VALID.hr_img_path: the picture is smaller than {bicubic.SCALE} x {bicubic.SCALE} px"
-        )
+    if min(hr.shape[:2]) < metrics.LEAST_SIDE:
+        side = metrics.LEAST_SIDE
+        raise UserError(f"VALID.hr_img_path: the picture is smaller than {side} x {side} px")
     if not lr_img_path:
         return hr, bicubic.downsample(hr)
     path = _numbered(lr_img_path, imid, "VALID.lr_img_path")
@@ -63,7 +63,7 @@ def validation_pair(hr_img_path: str, lr_img_path: str = "", imid: int = 0) -> t
 def _numbered(path: str, imid: int, setting: str) -> Path:
     if Path(path).is_file():
         return Path(path)
-    pictures = files.list_pictures(path, setting)
+    pictures = list_pictures(path, setting)
     if imid >= len(pictures):
         raise UserError(f"VALID.imid is {imid}, but {setting} has {len(pictures)} pictures, from 0 on")
     return pictures[imid]

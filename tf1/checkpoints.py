@@ -1,9 +1,13 @@
-"""npz checkpoints: one named array per variable and a JSON `__meta__`; written whole or not at all."""
+"""npz checkpoints: one named array per variable and a JSON `__meta__`; written whole or not at all.
+
+Files may come from strangers: they are read without pickle, sizes are checked before anything is read, and
+whatever is wrong with one is a UserError.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import zipfile
 from pathlib import Path
 
@@ -16,6 +20,9 @@ from common.files import atomic
 FORMAT_VERSION = 1
 PRETRAINED_DIR = Path(__file__).parents[1] / "checkpoint" / "pretrained"  # comes with the program
 META_KEY = "__meta__"
+MOST_META_BYTES = 2**24
+MOST_INFLATION = 20  # of bytes in the file to bytes in memory, from so many on: trained weights have 1.1
+INFLATION_FREE_BYTES = 2**26
 
 
 def pretrained(name: str) -> Path:
@@ -33,40 +40,98 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> No
 
 def read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """The arrays (float16 ones as float32) and the meta of a checkpoint."""
-    with _opened(path) as file:
-        meta = _meta(file, path)
-        arrays = {key: file[key] for key in file.files if key != META_KEY}
-    for key, array in arrays.items():
-        if array.dtype == np.float16:
-            arrays[key] = array.astype(np.float32)
-    return arrays, meta
+    return _read(path, with_arrays=True)
 
 
 def read_meta(path: str | Path) -> dict:
     """The meta alone, without reading the arrays."""
-    with _opened(path) as file:
-        return _meta(file, path)
+    return _read(path, with_arrays=False)[1]
 
 
-@contextlib.contextmanager
-def _opened(path: str | Path):
+def read_network(path: str | Path, network: str) -> tuple[dict[str, np.ndarray], dict]:
+    """Weights of one network, all finite, and the meta, which has its `arguments`, `recipe` and `step`."""
+    arrays, meta = read_npz(path)
+    if meta.get("network") != network:
+        found = meta.get("network") or "a training state"
+        raise UserError(f"{path} holds {found}, not the network {network}")
+    for key, kind in (("arguments", dict), ("recipe", str), ("step", int)):
+        if type(meta.get(key)) is not kind:
+            raise UserError(f"{path} is damaged or not a checkpoint: its __meta__ lacks {key}")
+    meta["arguments"].pop("init", None)  # of older files: how the network began
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{path} is of no use: {name} holds values that are not finite")
+    return arrays, meta
+
+
+def require_same_arguments(path: str | Path, arguments: dict, expected: dict) -> None:
+    """UserError that names each argument of a network in a file which is not as expected."""
+    expected = json.loads(json.dumps(expected))  # tuples are lists in the file
+    listed = [
+        f"{key} is {value} there and {expected[key]} here"
+        for key, value in arguments.items()
+        if key in expected and value != expected[key]
+    ]
+    if listed:
+        raise UserError(f"{path} holds another network: {'; '.join(listed)}")
+
+
+def _read(path: str | Path, with_arrays: bool) -> tuple[dict[str, np.ndarray], dict]:
     try:
-        # opened here, because np.load leaves a damaged file open
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            yield file
+        with zipfile.ZipFile(path) as file:
+            require_plain(file, path)
+            if f"{META_KEY}.npy" not in file.namelist():
+                raise UserError(f"{path} is not a checkpoint of this program: it has no {META_KEY}")
+            meta = _meta(file, path)
+            names = [name for name in file.namelist() if name != f"{META_KEY}.npy"] if with_arrays else []
+            arrays = {name.removesuffix(".npy"): read_array(file, name) for name in names}
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged or not a checkpoint: {error}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder, not a checkpoint") from None
+    except Exception as error:  # a damaged file may make its readers raise anything
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is damaged or not a checkpoint: {reason}") from None
+    return arrays, meta
 
 
-def _meta(file, path: str | Path) -> dict:
-    meta = json.loads(str(file[META_KEY])) if META_KEY in file.files else None
+def require_plain(file: zipfile.ZipFile, path: str | Path) -> None:
+    """Refuses a file that would take much more memory than it takes on the disk."""
+    members = file.infolist()
+    if len({member.filename for member in members}) < len(members):
+        raise ValueError("two arrays have one name")
+    size = sum(member.file_size for member in members)
+    if size > INFLATION_FREE_BYTES and size > MOST_INFLATION * Path(path).stat().st_size:
+        raise ValueError(f"it is small, but claims to hold {size / 2**20:.0f} MB")
+
+
+def _meta(file: zipfile.ZipFile, path: str | Path) -> dict:
+    meta = json.loads(str(read_array(file, f"{META_KEY}.npy", kinds="U")))
     if not isinstance(meta, dict):
-        raise UserError(f"{path} is not a checkpoint of this program: it has no {META_KEY}")
+        raise UserError(f"{path} is not a checkpoint of this program: its {META_KEY} is no table")
     if meta.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path} has format version {meta.get('format_version')}, not {FORMAT_VERSION}")
     return meta
+
+
+def read_array(file: zipfile.ZipFile, name: str, kinds: str = "biuf") -> np.ndarray:
+    """One array, whose header must agree with the size of its member of the zip file."""
+    size = file.getinfo(name).file_size
+    if kinds == "U" and size > MOST_META_BYTES:
+        raise ValueError(f"{name} has {size} bytes")
+    with file.open(name) as member:
+        read_header = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }[np.lib.format.read_magic(member)]
+        shape, is_fortran, dtype = read_header(member)
+        if dtype.kind not in kinds or dtype.itemsize * math.prod(shape) != size - member.tell():
+            raise ValueError(f"{name} is {dtype} {shape} in {size} bytes")
+        array = np.frombuffer(member.read(), dtype)
+    array = array.reshape(shape[::-1]).T if is_fortran else array.reshape(shape)
+    return array.astype(np.float32 if dtype == np.float16 else dtype.newbyteorder("="), copy=False)
 
 
 def fetch(session: tf.compat.v1.Session, variables) -> dict[str, np.ndarray]:
@@ -76,15 +141,17 @@ def fetch(session: tf.compat.v1.Session, variables) -> dict[str, np.ndarray]:
 
 
 def assign(session: tf.compat.v1.Session, variables, arrays: dict, source: str | Path) -> None:
-    """Sets every variable to the array of its name; `source` names the file in errors."""
-    for variable in variables:
-        name, shape = variable.op.name, tuple(variable.shape)
+    """Sets every variable to the array of its name, none left over; `source` names the file in errors."""
+    shapes = {variable.op.name: tuple(variable.shape) for variable in variables}
+    for name, shape in shapes.items():
         if name not in arrays:
             raise UserError(f"{source} does not fit this network: it lacks {name}")
         if arrays[name].shape != shape:
             raise UserError(
                 f"{source} does not fit this network: {name} is {arrays[name].shape}, not {shape}"
             )
+    for name in sorted(arrays.keys() - shapes.keys()):
+        raise UserError(f"{source} does not fit this network: it has {name} too")
     load(session, {variable: arrays[variable.op.name] for variable in variables})
 
 
@@ -96,11 +163,6 @@ def load(session: tf.compat.v1.Session, values: dict) -> None:
     )
 
 
-def require_finite(arrays: dict[str, np.ndarray]) -> None:
-    """Refuses weights with NaN or infinity, so that a good checkpoint is never replaced by them."""
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise UserError(
-                f"{name} is no longer finite: the last good checkpoint was kept; "
-                "a lower TRAIN.lr_init may help"
-            )
+def is_finite(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether weights may replace a good checkpoint."""
+    return all(np.isfinite(array).all() for array in arrays.values())

@@ -154,6 +154,11 @@ def leaky_relu(x: tf.Tensor, slope: float) -> tf.Tensor:
     return activation(x)
 
 
+def finite_or_zero(x: tf.Tensor) -> tf.Tensor:
+    """What would spoil a variable for ever moves it not at all."""
+    return tf.where(tf.math.is_finite(x), x, tf.zeros_like(x))
+
+
 class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
     """Batch norm over N, H, W with float32 statistics (Ioffe & Szegedy 2015).
 
@@ -190,10 +195,8 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
     def moving_average_updates(self) -> list[tf.Operation]:
         assert self.is_train, "moving averages move in training only"
         pairs = ((self.moving_mean, self._batch_mean), (self.moving_var, self._batch_var))
-        return [
-            average.assign_sub((1 - self.decay) * (average - batch_value)).op
-            for average, batch_value in pairs
-        ]
+        moves = [(average, (1 - self.decay) * (average - batch_value)) for average, batch_value in pairs]
+        return [average.assign_sub(finite_or_zero(move)).op for average, move in moves]
 
 
 class PRelu(ScopedLayer):

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from common.machine import memory_limit
+
 DEFAULT_MEMORY_BYTES = 1280 * 2**20  # larger tiles gain nothing
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -40,11 +42,14 @@ def compute_dtype(precision: str) -> tf.DType:
     return tf.as_dtype(precision)
 
 
+def has_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
 def has_bfloat16() -> bool:
     """Whether the first GPU, or the CPU where there is none, has bfloat16 matrix instructions."""
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
-        details = tf.config.experimental.get_device_details(gpus[0])
+    if has_gpu():
+        details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
         return details.get("compute_capability", (0, 0)) >= (8, 0)
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
 
@@ -68,13 +73,7 @@ def describe_device() -> str:
 
 def memory_budget(memory_mb: int) -> int:
     """Bytes that upscaling may take for its tensors: the setting, else a quarter of the machine's RAM."""
-    if memory_mb:
-        return memory_mb * 2**20
-    try:
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        machine = 4 * 2**30
-    return min(DEFAULT_MEMORY_BYTES, machine // 4)
+    return memory_mb * 2**20 or min(DEFAULT_MEMORY_BYTES, memory_limit() // 4)
 
 
 class StopSignal:
@@ -92,6 +91,8 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number, _frame):
-        if self.signal:  # asked twice: at once, without saving
-            raise KeyboardInterrupt
+        if (
+            self.signal
+        ):  # asked twice: at once, in the middle of a step or a save; files are renamed when whole
+            os._exit(128 + number)
         self.signal = number

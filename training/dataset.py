@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 
 from common.errors import UserError
 from images import files, photos
+from images.listing import list_pictures
 
 # One crop for each square of so many patch sides of a picture: few enough to differ, and enough to make
 # decoding cheap beside a training step
@@ -21,6 +23,11 @@ _CROP_SIDES = 2.5
 _POOL_BYTES = 64 * 2**20  # crops cut ahead of their turn
 CACHE_BYTES = 2**30  # decoded pictures that are kept
 _STEPS_AHEAD = 4
+
+_CORES = os.cpu_count() or 1
+
+Entry = tuple[int, int, int, int]  # size in bytes, time of change in ns, height, width
+Listing = dict[str, Entry]  # by the path below the folder, with slashes
 
 log = logging.getLogger("srgan")
 
@@ -49,38 +56,48 @@ class Dataset:
         crops_per_image: int | None = None,
         augment: bool = True,
         exposures: float = 0.0,
+        max_bad_images: float = 0.01,
+        known: Listing | None = None,
         setting: str = "TRAIN.hr_img_path",
     ) -> None:
-        """Reads image headers only; `setting` names `hr_img_path` in errors.
+        """Decodes every picture once, but for those that are as `known`; `setting` names the path in errors.
 
-        crops_per_image: patches of a picture in an epoch; None: by its area.
+        Those that cannot be read are told of and left out; UserError if their share is above
+        `max_bad_images`, or if none is left. crops_per_image: patches of a picture in an epoch; None: by
+        its area.
         """
         assert min(patch_size, batch_size, seed + 1) > 0, (patch_size, batch_size, seed)
         self.patch_size = patch_size
         self.batch_size = batch_size
         self._seed = seed
         self._augment, self._exposures = augment, exposures
+        self._cache: dict[Path, np.ndarray] = {}
+        self._cache_room = CACHE_BYTES
+        self._lost: set[Path] = set()  # could be read at the start, and cannot any more
+        self._warned = threading.Lock()
         if hr_img_path == photos.SAMPLE:
             paths = [photos.packaged(*file) for file in photos.SAMPLE_FILES.values()]
+            names = [path.name for path in paths]
         else:
-            paths = files.list_pictures(hr_img_path, setting)
-        sizes = [files.size_of(path) for path in paths]
-        large = [min(size) >= patch_size for size in sizes]
-        self._report_small([path for path, fits in zip(paths, large) if not fits], setting)
-        self._paths = [path for path, fits in zip(paths, large) if fits]
+            paths = list_pictures(hr_img_path, setting)
+            names = [path.relative_to(hr_img_path).as_posix() for path in paths]
+        looked = self._look_at(paths, names, known or {}, setting, max_bad_images)
+        self.listing: Listing = {name: entry for name, entry in zip(names, looked) if entry}
+        readable = [(path, entry[2:]) for path, entry in zip(paths, looked) if entry]
+        self._report_small([path for path, size in readable if min(size) < patch_size], setting)
+        readable = [(path, size) for path, size in readable if min(size) >= patch_size]
+        self._paths = [path for path, _ in readable]
         if not self._paths:
             raise UserError(
                 f"{setting}: every picture in {str(hr_img_path)!r} is smaller than the patch of "
                 f"{patch_size} x {patch_size} px; use larger pictures or smaller patches."
             )
-        self._sizes = np.array([size for size, fits in zip(sizes, large) if fits])  # [n, (h, w)]
+        self._sizes = np.array([size for _, size in readable])  # [n, (h, w)]
         if crops_per_image is None:
             areas = self._sizes.prod(axis=1) / (_CROP_SIDES * patch_size) ** 2
             self._crops = np.maximum(1, np.rint(areas)).astype(np.int64)
         else:
             self._crops = np.full(len(self._paths), crops_per_image)
-        self._cache: dict[int, np.ndarray] = {}
-        self._cache_room = CACHE_BYTES
 
     @property
     def num_images(self) -> int:
@@ -107,8 +124,7 @@ class Dataset:
         unbegun = iter(list(positions))  # the first needed first
         upcoming = next(unbegun, None)
         # half the cores: the other half prepares and runs the training step
-        threads = min(8, max(1, (os.cpu_count() or 1) // 2))
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="srgan-input")
+        pool = ThreadPoolExecutor(min(8, max(1, _CORES // 2)), thread_name_prefix="srgan-input")
         try:
             for step in range(first_step, self.steps_per_epoch):
                 ahead = (step + 1 + _STEPS_AHEAD) * size
@@ -129,9 +145,9 @@ class Dataset:
         px = self.patch_size
         patches = np.empty((count, px, px, 3), np.uint8)
         for i in range(count):
-            picture = i % self.num_images
-            top, left = (self._sizes[picture] - px) // 2
-            patches[i] = self._picture(picture)[top : top + px, left : left + px]
+            image = self._picture(i % self.num_images)
+            top, left = (np.array(image.shape[:2]) - px) // 2
+            patches[i] = image[top : top + px, left : left + px]
         return patches
 
     def _plan(self, epoch: int) -> _Plan:
@@ -161,7 +177,8 @@ class Dataset:
         image, px = self._picture(plan.pictures[positions[0]]), self.patch_size
         patches = {}
         for i in positions:
-            top, left = plan.tops[i], plan.lefts[i]
+            # the remainders are the places themselves, unless another picture stands in
+            top, left = plan.tops[i] % (image.shape[0] - px + 1), plan.lefts[i] % (image.shape[1] - px + 1)
             patch = np.rot90(image[top : top + px, left : left + px], plan.symmetries[i])
             if plan.exposures[i]:
                 patch = np.clip(patch + plan.exposures[i], 0, 255).astype(np.uint8)
@@ -170,19 +187,66 @@ class Dataset:
         return patches
 
     def _picture(self, picture: int) -> np.ndarray:
-        """A decoded picture. The first that fit the budget stay, none makes room for another:
-        each is used once an epoch, so the least recently used one is the next to be needed."""
-        if picture in self._cache:
-            return self._cache[picture]
-        path = self._paths[picture]
+        """A decoded picture, or the next one of the list where it cannot be read any more."""
+        for index in (*range(picture, self.num_images), *range(picture)):
+            path = self._paths[index]
+            if path in self._lost:
+                continue
+            try:
+                image = self._read(path)
+                if image.shape[:2] != (size := tuple(self._sizes[index])):
+                    raise UserError(f"{path} is not {size[1]} x {size[0]} px any more")
+                return image
+            except UserError as error:
+                self._lose(path, error)
+        raise AssertionError("half of the pictures can be read")
+
+    def _lose(self, path: Path, error: UserError) -> None:
+        with self._warned:
+            if path not in self._lost:
+                self._lost.add(path)
+                log.warning("WARNING: %s; the next picture stands in", error)
+        if 2 * len(self._lost) > self.num_images:
+            raise UserError(f"more than half of the pictures cannot be read any more; the last one: {error}")
+
+    def _read(self, path: Path) -> np.ndarray:
+        """The first pictures that fit the budget stay in memory, none makes room for another: each is used
+        once an epoch, so the least recently used one is the next to be needed."""
+        if path in self._cache:
+            return self._cache[path]
         image = files.read_rgb(path)
-        height, width = self._sizes[picture]
-        if image.shape[:2] != (height, width):
-            raise UserError(f"{str(path)!r} is not {width} x {height} px any more; start again.")
         if image.nbytes <= self._cache_room:
-            self._cache[picture] = image
+            self._cache[path] = image
             self._cache_room -= image.nbytes
         return image
+
+    def _look_at(self, paths, names, known: Listing, setting: str, max_bad: float) -> list[Entry | None]:
+        """What is to be known of each picture; None for those that cannot be read."""
+
+        def look(path: Path, name: str) -> Entry | UserError:
+            try:
+                stat = path.stat()
+                entry = known.get(name)
+                if entry and tuple(entry[:2]) == (stat.st_size, stat.st_mtime_ns):
+                    return tuple(entry)
+                return (stat.st_size, stat.st_mtime_ns, *self._read(path).shape[:2])
+            except OSError as error:
+                return UserError(f"cannot read {path}: {error.strerror}")
+            except UserError as error:
+                return error
+
+        with ThreadPoolExecutor(_CORES) as pool:
+            looked = list(pool.map(look, paths, names))
+        bad = [entry for entry in looked if isinstance(entry, UserError)]
+        if len(bad) > max_bad * len(paths):
+            listed = "; ".join(map(str, bad[:5])) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
+            raise UserError(
+                f"{setting}: {len(bad)} of {len(paths)} pictures are of no use, more than "
+                f"TRAIN.max_bad_images = {max_bad:g} allows ({listed})"
+            )
+        for error in bad:
+            log.warning("WARNING: %s; it is left out", error)
+        return [None if isinstance(entry, UserError) else entry for entry in looked]
 
     def _report_small(self, paths: list[Path], setting: str) -> None:
         if paths:

@@ -1,7 +1,8 @@
-"""Training: MSE pretraining, then adversarial training; samples, log, checkpoints, exact resume."""
+"""Training: MSE pretraining, then adversarial training, to the end or to a stop that loses nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -12,29 +13,37 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-import vgg19
 from common.errors import UserError
-from common.files import atomic, require_writable
+from common.files import held, require_writable
 from common.settings import log_config
-from images import bicubic, metrics, photos
-from images.bicubic import SCALE
-from images.files import write_rgb
-from images.pixels import enlarge
+from images import photos
 from tf1 import checkpoints, runtime
-from training.continuation import SAVER_DIR, STATE_FILE, check_continuation, forget_run, saved_run
+from training import continuation
 from training.dataset import Dataset
-from training.graph import build_training_graph
+from training.graph import build_training_graph, least_memory
 from training.log import TrainingLog
-from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN, Schedule
+from training.preparation import init_weights, require_memory, vgg_features
+from training.samples import Sampler, within_memory
+from training.schedule import DISCRIMINATOR, PRETRAIN, Schedule
+from training.state import WEIGHTS_FILES, RunState
 
 log = logging.getLogger("srgan")
 
-SAMPLE_PATCHES = 4
+MOST_SKIPS = 10  # steps in a row whose losses or gradients are not finite
+LOWER_RATE = 0.25  # factor on the learning rate after so many
+COLLAPSED_LOSS, COLLAPSED_EPOCHS = 0.01, 3  # of the discriminator: it is always right
+WORDS_EVERY_SECONDS = 60  # where there is no progress bar
 
 
 def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, restart: bool) -> None:
     """Trains by `config`; files in, files out. Continues what is in `checkpoint_dir` unless `restart`."""
+    checkpoint_dir, samples_dir = Path(checkpoint_dir), Path(samples_dir)
+    require_memory(least_memory(config.TRAIN, config.MODEL.generator))
+    valid = within_memory(*photos.validation_pair(**config.VALID))
+    vgg_weights, features = vgg_features(config)
+    start_weights = init_weights(config)
     log.info("Loading training pictures")
+    known = continuation.read_listing(checkpoint_dir)
     dataset = Dataset(
         config.TRAIN.hr_img_path,
         patch_size=config.TRAIN.hr_patch_size,
@@ -42,268 +51,253 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
         seed=config.TRAIN.seed,
         augment=config.TRAIN.augment,
         exposures=config.TRAIN.exposures,
+        max_bad_images=config.TRAIN.max_bad_images,
+        known=known,
     )
-    valid_hr, valid_lr = photos.validation_pair(**config.VALID)
-    vgg_weights = _vgg_weights(config)
-    vgg_features = (config.VGG.layer if vgg_weights else "random") if config.TRAIN.n_epoch else "none"
-    checkpoint_dir, samples_dir = Path(checkpoint_dir), Path(samples_dir)
+    dtype = runtime.compute_dtype(config.RUNTIME.precision)
+    made_with = {"vgg_features": features, "precision": dtype.name, "device": runtime.describe_device()}
     require_writable(checkpoint_dir, "--checkpoint-dir")
     require_writable(samples_dir, "--samples-dir")
-    saved = None if restart else saved_run(checkpoint_dir)
-    if saved:
-        check_continuation(*saved, config, dataset.steps_per_epoch, vgg_features)
-    log_config(checkpoint_dir / "config.json", config)
-    with tf.Graph().as_default():
+    with held(checkpoint_dir), tf.Graph().as_default():
+        saved = None if restart else continuation.saved_run(checkpoint_dir)
+        if saved:
+            continuation.check_continuation(
+                saved, config, dataset.steps_per_epoch, dataset.listing, known, made_with
+            )
+        elif not restart:
+            continuation.require_no_weights(checkpoint_dir)
+        made_with["pictures"] = continuation.fingerprint(dataset.listing)
         tf.compat.v1.set_random_seed(config.TRAIN.seed)
         log.info("Building graph")
-        dtype = runtime.compute_dtype(config.RUNTIME.precision)
         graph = build_training_graph(config, dtype)
         with tf.compat.v1.Session(config=runtime.session_config(config.RUNTIME)) as session:
-            data, folders = (dataset, valid_hr, valid_lr), (checkpoint_dir, samples_dir)
-            run = Run(config, recipe, graph, session, data, folders, vgg_features)
-            run.start(vgg_weights, saved)
+            sampler = Sampler(graph, session, dataset, valid, samples_dir)
+            schedule = Schedule(config.TRAIN, config.TRAIN.steps_per_epoch or dataset.steps_per_epoch)
+            state = RunState(config, recipe, graph, session, schedule, checkpoint_dir, made_with)
+            state.start(vgg_weights, start_weights, saved)
             if restart:  # only now, when nothing is left that could refuse the new run
-                forget_run(checkpoint_dir)
-                log.info("Starting anew (--restart)")
-            log.info(
-                "Training on %s in %s: %d pictures, %d steps per epoch",
-                runtime.describe_device(),
-                dtype.name,
-                dataset.num_images,
-                run.schedule.steps_per_epoch,
-            )
-            run.loop()
-
-
-def _vgg_weights(config) -> dict[str, np.ndarray]:
-    """VGG19 weights for the feature loss; {} where `VGG.on_missing` lets random features stand in."""
-    if config.VGG.layer not in vgg19.layer_names():
-        raise UserError(f"VGG.layer must be one of {', '.join(vgg19.layer_names())}")
-    if not config.TRAIN.n_epoch:
-        return {}
-    try:
-        path = vgg19.find_weights(config.VGG.weights)
-    except UserError as error:
-        if config.VGG.on_missing == "stop":
-            raise
-        log.warning("WARNING: %s", error)
-        log.warning("WARNING: training against RANDOM VGG19 features (VGG.on_missing = 'random')")
-        return {}
-    log.info("VGG19 features %s from %s", config.VGG.layer, path)
-    return vgg19.read_weights(path, config.VGG.layer)
+                continuation.set_aside_run(checkpoint_dir)
+            log_config(checkpoint_dir / "config.json", config, recipe)
+            continuation.write_listing(checkpoint_dir, dataset.listing)
+            Run(config, graph, session, dataset, sampler, state).loop()
 
 
 class Run:
     """One training run: a session, its files, and where it is."""
 
-    def __init__(self, config, recipe, graph, session, data, folders, vgg_features):
-        self.config, self.recipe, self.graph, self.session = config, recipe, graph, session
-        self.dataset, self.valid_hr, self.valid_lr = data
-        self.checkpoint_dir, self.samples_dir = folders
-        steps_per_epoch = config.TRAIN.steps_per_epoch or self.dataset.steps_per_epoch
-        self.schedule = Schedule(config.TRAIN, steps_per_epoch)
-        self.step = 0
-        self.sums: dict[str, float] = {}  # of this epoch's losses and seconds, so far
-        self.vgg_features = vgg_features  # the layer, 'random', or 'none' without adversarial training
-        self.state_variables = [v for v in tf.compat.v1.global_variables() if v not in set(graph.vgg_params)]
-        self.saver = tf.compat.v1.train.Saver(self.state_variables) if config.RUNTIME.saver else None
-        self.saved_at = time.monotonic()
-
-    # -- start and continue
-
-    def start(self, vgg_weights: dict[str, np.ndarray], saved: tuple[Path, dict] | None) -> None:
-        """Initialises every variable, then takes those of the saved run, or of TRAIN.init_weights."""
-        self.session.run(tf.compat.v1.global_variables_initializer())
-        if vgg_weights:
-            checkpoints.assign(self.session, self.graph.vgg_params, vgg_weights, "the VGG19 file")
-        if saved:
-            self._restore(*saved)
-        elif self.config.TRAIN.init_weights:
-            path = self.config.TRAIN.init_weights
-            if path == "pretrained":
-                path = checkpoints.pretrained("g_srresnet.npz")
-            arrays, _ = checkpoints.read_npz(path)
-            checkpoints.assign(self.session, self.graph.g_params, arrays, path)
-            averages = {average: arrays[name] for name, average in self.graph.g_average.items()}
-            checkpoints.load(self.session, averages)
-            log.info("Generator starts from %s", path)
-
-    def _restore(self, path: Path, meta: dict) -> None:
-        if path.name == STATE_FILE:
-            checkpoints.assign(self.session, self.state_variables, checkpoints.read_npz(path)[0], path)
-        else:
-            try:
-                tf.compat.v1.train.Saver(self.state_variables).restore(self.session, str(path))
-            except (tf.errors.OpError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{path} does not fit this network: {reason}") from None
-        self.step, self.sums = meta["step"], meta["sums"]
-        if self.step >= self.schedule.total_steps:
-            log.info("The run in %s is finished; --restart begins anew", path)
-        else:
-            phase, epoch, epoch_step = self.schedule.position(self.step)
-            log.info("Continuing %s: %s epoch %d, step %d", path, phase, epoch + 1, epoch_step)
+    def __init__(self, config, graph, session, dataset, sampler, state: RunState):
+        self.config, self.graph, self.session = config, graph, session
+        self.dataset, self.sampler, self.state = dataset, sampler, state
+        self.schedule = state.schedule
+        self.skips_in_row = self.collapsed_epochs = 0
+        self.owed = False  # whether the weights of an epoch could not be written
 
     # -- the loop
 
     def loop(self) -> None:
-        """Runs to the end of the schedule, or saves and exits with 128 + signal on Ctrl-C or SIGTERM."""
-        batches = self._batches()
-        with runtime.StopSignal() as stop, TrainingLog(self.checkpoint_dir, self.step) as training_log:
-            while self.step < self.schedule.total_steps:
-                self._epoch(batches, stop)
-                if self.schedule.position(self.step)[2] == 0:
-                    self._end_epoch(training_log)
-                if stop.signal:
-                    self.save_state()
-                    batches.close()
-                    log.info("Stopped and saved; the same command continues")
-                    raise SystemExit(128 + stop.signal)
-        batches.close()
-        log.info("Finished")
+        """Runs to the end of the schedule, or saves and exits with 128 + signal on Ctrl-C or SIGTERM.
+
+        Whatever ends it, the state is saved if it is of use.
+        """
+        self._say_start()
+        folder, step = self.state.folder, self.state.step
+        with runtime.StopSignal() as stop, TrainingLog(folder, step) as self.log:
+            if self.state.saved_step < 0:
+                self.state.save()  # so that there is always a state to go back to, and the disk is tried
+            elif self._lacks_report():
+                self._report_epoch()
+            self.batches = self._batches()
+            try:
+                while self.state.step < self.schedule.total_steps:
+                    if self._epoch(stop) and self.schedule.position(self.state.step)[2] == 0:
+                        self._end_epoch()
+                    if stop.signal:
+                        self.state.save()
+                        self.state.say("Stopped and saved; the same command continues, without --restart")
+                        raise SystemExit(128 + stop.signal)
+            except Exception as error:
+                self._save_after(error)
+                raise
+            finally:
+                self.batches.close()
+            if self.owed:
+                raise UserError(
+                    "the run is finished, but its weights could not be written: make room, repeat"
+                )
+        self.state.say("Finished")
+
+    def _say_start(self) -> None:
+        epochs = ", ".join(f"{epochs} {phase}" for phase, epochs in self.schedule.epochs.items() if epochs)
+        self.state.say(
+            f"Training on {self.state.made_with['device']} in {self.state.made_with['precision']}: "
+            f"{self.dataset.num_images} pictures, {self.schedule.steps_per_epoch} steps per epoch, "
+            f"{self.schedule.total_steps} steps in all ({epochs} epochs)"
+        )
+        versions = f"TensorFlow {tf.__version__}, NumPy {np.__version__}"
+        self.state.event(f"step {self.state.step}, recipe {self.state.recipe}, {versions}")
+        self.state.event(json.dumps(self.config))
 
     def _batches(self):
         """HR batches from the current step on; passes over the data follow each other without end."""
-        data_pass, first = divmod(self.step, self.dataset.steps_per_epoch)
+        data_pass, first = divmod(self.state.step, self.dataset.steps_per_epoch)
         while True:
             yield from self.dataset.batches(data_pass, first)
             data_pass, first = data_pass + 1, 0
 
-    def _epoch(self, batches, stop) -> None:
-        phase, epoch, done = self.schedule.position(self.step)
+    def _epoch(self, stop) -> bool:
+        """Steps to the end of the epoch, or to a stop; False if the run went back instead."""
+        phase, epoch, done = self.schedule.position(self.state.step)
         total = self.schedule.steps_per_epoch
         if done == 0:
-            self.sums = {}
-        bar = tqdm(
-            total=total,
-            initial=done,
-            desc=f"{phase} {epoch + 1}/{self.schedule.epochs[phase]}",
-            unit="step",
-            disable=not sys.stderr.isatty(),
-            leave=False,
-            dynamic_ncols=True,
-        )
-        fetches = self.graph.steps[phase], self.graph.losses[phase]
-        rate = None
-        with bar:
-            for _ in range(done, total):
-                if time.monotonic() - self.saved_at > 60 * self.config.TRAIN.save_minutes:
-                    self.save_state()
-                started = time.perf_counter()
-                if rate != (now := self.schedule.learning_rate(self.step)):
+            self.state.sums = {}
+        name, said_at = f"{phase} epoch {epoch + 1} of {self.schedule.epochs[phase]}", time.monotonic()
+        has_bar = sys.stderr.isatty()
+        rate, form = None, {"unit": "step", "leave": False, "dynamic_ncols": True}
+        with tqdm(total=total, initial=done, desc=name, disable=not has_bar, **form) as bar:
+            for step in range(done, total):
+                if time.monotonic() - self.state.saved_at > 60 * self.config.TRAIN.save_minutes:
+                    self.state.save()
+                if not has_bar and time.monotonic() - said_at > WORDS_EVERY_SECONDS:
+                    said_at = time.monotonic()
+                    log.info("%s: step %d of %d", name, step, total)
+                if rate != (now := self.state.rate_factor * self.schedule.learning_rate(self.state.step)):
                     rate = now
                     checkpoints.load(self.session, {self.graph.lr_v: rate})
-                feed = {self.graph.t_target_image: next(batches)}
-                _, values = self.session.run(fetches, feed)
-                self.step += 1
-                for name, value in values.items():
-                    if not np.isfinite(value):
-                        raise UserError(
-                            f"{name} became {value} in step {self.step}: the last good checkpoint is kept "
-                            f"in {self.checkpoint_dir}; a lower TRAIN.lr_init may help"
-                        )
-                    self.sums[name] = self.sums.get(name, 0.0) + float(value)
-                self.sums["seconds"] = self.sums.get("seconds", 0.0) + time.perf_counter() - started
-                bar.update()
-                bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+                if not self._step(phase, bar):
+                    return False
                 if stop.signal:
-                    return
+                    break
+        return True
 
-    def _end_epoch(self, training_log: TrainingLog) -> None:
-        phase, epoch, _ = self.schedule.position(self.step - 1)
-        steps = self.schedule.steps_per_epoch
-        means = {name: total / steps for name, total in self.sums.items()}
+    def _step(self, phase: str, bar: tqdm) -> bool:
+        """One step; False if the run went back instead."""
+        started = time.perf_counter()
+        fetches = self.graph.steps[phase], self.graph.losses[phase], self.graph.finite[phase]
+        _, values, finite = self.session.run(fetches, {self.graph.t_target_image: next(self.batches)})
+        self.state.step += 1
+        self.state.sums["seconds"] = self.state.sums.get("seconds", 0.0) + time.perf_counter() - started
+        if all(finite) and np.isfinite(list(values.values())).all():
+            self.skips_in_row = 0
+            for name, value in {**values, "counted": 1}.items():
+                self.state.sums[name] = self.state.sums.get(name, 0.0) + float(value)
+        else:
+            self.skips_in_row += 1
+            self.state.event(
+                f"step {self.state.step} skipped: its losses or gradients are not finite ({values})"
+            )
+            if self.skips_in_row >= MOST_SKIPS:
+                self._go_back()
+                return False
+        bar.update()
+        bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
+        return True
+
+    def _go_back(self) -> None:
+        """To the last saved state, once, with a lower rate; then such steps end the run."""
+        if self.state.rate_factor < 1:
+            rate = self.config.TRAIN.lr_init / 10
+            raise UserError(
+                f"{MOST_SKIPS} steps in a row were not finite, at {LOWER_RATE:g} of the learning rate too: "
+                f"begin anew with --restart --set TRAIN.lr_init={rate:g}; what was saved will be kept in "
+                f"{self.state.folder / continuation.REPLACED_DIR}"
+            )
+        skipped_at = self.state.step
+        self.state.restore(continuation.saved_run(self.state.folder))
+        self.state.rate_factor, self.skips_in_row = LOWER_RATE, 0
+        self.state.say(
+            f"WARNING: {MOST_SKIPS} steps up to step {skipped_at} were not finite: "
+            f"back to step {self.state.step}, with {LOWER_RATE:g} of the learning rate"
+        )
+        self.log.go_back(self.state.step)
+        self.state.save()
+        self.batches.close()
+        self.batches = self._batches()
+
+    # -- the end of an epoch
+
+    def _is_due(self) -> bool:
+        """Whether the epoch that has just ended is one of those that leave samples and weights."""
+        phase, epoch, _ = self.schedule.position(self.state.step - 1)
+        last = self.state.step == self.schedule.phase_end(phase)
+        return (epoch + 1) % self.config.TRAIN.save_every == 0 or last
+
+    def _lacks_report(self) -> bool:
+        """Whether the run was stopped between saving the state of an epoch's end and all that follows."""
+        if not self.state.sums or self.schedule.position(self.state.step)[2]:
+            return False
+        phase = self.schedule.position(self.state.step - 1)[0]
+        if self.log.last_step < self.state.step:
+            return True
+        if phase == DISCRIMINATOR or not self._is_due():
+            return False
+        try:
+            return (
+                checkpoints.read_meta(self.state.folder / WEIGHTS_FILES[phase]).get("step") != self.state.step
+            )
+        except UserError:
+            return True
+
+    def _end_epoch(self) -> None:
+        if self._is_due():
+            self.state.save()
+        self._report_epoch()
+
+    def _report_epoch(self) -> None:
+        """Weights, samples, log and plot: what fails of them is told, and tried again in later epochs."""
+        phase, epoch, _ = self.schedule.position(self.state.step - 1)
+        sums = dict(self.state.sums)
+        seconds, counted = sums.pop("seconds"), int(sums.pop("counted", 0))
         line = {
             "phase": phase,
             "epoch": epoch + 1,
-            "step": self.step,
-            "learning_rate": self.schedule.learning_rate(self.step - 1),
-            **means,
-            "seconds": self.sums["seconds"],
+            "step": self.state.step,
+            "learning_rate": self.state.rate_factor * self.schedule.learning_rate(self.state.step - 1),
+            **{name: total / counted for name, total in sums.items()},
+            "seconds": seconds,
         }
-        last = self.step == self.schedule.phase_end(phase)
-        due = (epoch + 1) % self.config.TRAIN.save_every == 0 or last
-        if due and phase != DISCRIMINATOR:
-            line["psnr_db"] = self.sample(phase, epoch + 1)
-            self.save_weights(phase)
-        training_log.write(line, steps, self.schedule.phase_end(phase) - self.step)
-        if "psnr_db" in line:
-            training_log.plot(self.samples_dir / "learning_curve.png")
-        if due:
-            self.save_state()
+        steps = self.schedule.steps_per_epoch
+        if counted < steps:
+            line["skipped_steps"] = steps - counted
+        if (self._is_due() or self.owed) and phase != DISCRIMINATOR:
+            weights, self.owed = self.state.weights_for_use(), True
+            with self._tolerated("no sample pictures"):
+                line["psnr_db"] = self.sampler.sample(phase, epoch + 1, weights)
+            with self._tolerated("no weights"):
+                self.state.save_weights(phase, epoch + 1, weights, line.get("psnr_db"))
+                self.owed = False
+        with self._tolerated("no line in the log"):
+            self.log.write(line, steps, self.schedule.phase_end(phase) - self.state.step)
+            if "psnr_db" in line:
+                self.log.plot(self.sampler.samples_dir / "learning_curve.png")
+        self._watch_discriminator(line)
 
-    # -- what a run leaves behind
+    @contextlib.contextmanager
+    def _tolerated(self, loss: str):
+        """Training is worth more than what it shows."""
+        try:
+            yield
+        except (UserError, OSError, MemoryError, ValueError, tf.errors.OpError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.state.say(f"WARNING: {loss} of step {self.state.step} ({reason}); training goes on")
 
-    def upscale(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [N, h, w, 3] -> [N, 4h, 4w, 3] by the generator as it is now, in inference mode."""
-        # Two pictures at least: for one, oneDNN without AVX-512 falls to a kernel ten times as slow.
-        batch = images if len(images) > 1 else np.repeat(images, 2, axis=0)
-        return self.session.run(self.graph.output_image, {self.graph.input_image: batch})[: len(images)]
+    def _watch_discriminator(self, line: dict) -> None:
+        if line["phase"] == PRETRAIN or "d_loss" not in line:
+            return
+        self.collapsed_epochs = self.collapsed_epochs + 1 if line["d_loss"] < COLLAPSED_LOSS else 0
+        if self.collapsed_epochs == COLLAPSED_EPOCHS:
+            self.state.say(
+                f"WARNING: the discriminator's loss is below {COLLAPSED_LOSS} for {COLLAPSED_EPOCHS} epochs: "
+                "it tells all pictures apart and teaches nothing; try a smaller MODEL.discriminator, "
+                "a higher LOSS.adversarial, or fewer TRAIN.n_epoch_d"
+            )
 
-    def sample(self, phase: str, epoch: int) -> float:
-        """Writes LR | bicubic | SR | HR of fixed patches; returns the validation picture's PSNR, dB."""
-        folder = self.samples_dir / ("srgan_ginit" if phase == PRETRAIN else "srgan_gan")
-        weights = checkpoints.fetch(self.session, self.graph.g_params)
-        self._load_weights(self._average_weights())
-        hr = self.dataset.fixed_patches(SAMPLE_PATCHES)
-        lr = np.stack([bicubic.downsample(patch) for patch in hr])
-        # named after the note's patch sizes, whatever the recipe's
-        write_rgb(folder / "_train_sample_96.png", np.hstack(lr))
-        write_rgb(folder / "_train_sample_384.png", np.hstack(hr))
-        rows = [
-            np.hstack([enlarge(low, SCALE), bicubic.upsample(low), sr, high])
-            for low, sr, high in zip(lr, self.upscale(lr), hr)
-        ]
-        write_rgb(folder / f"train_{epoch}.png", np.vstack(rows))
-        valid_sr = self.upscale(self.valid_lr[None])[0]
-        self._load_weights(weights)
-        return metrics.psnr_y(valid_sr, self.valid_hr)
-
-    def _average_weights(self) -> dict[str, np.ndarray]:
-        """The generator's weights for use: their moving average if TRAIN.ema_decay asks for one."""
-        if self.graph.g_average:
-            return self.session.run(self.graph.g_average)
-        return checkpoints.fetch(self.session, self.graph.g_params)
-
-    def _load_weights(self, arrays: dict[str, np.ndarray]) -> None:
-        checkpoints.assign(self.session, self.graph.g_params, arrays, "the moving average")
-
-    def _meta(self) -> dict:
-        phase, epoch, epoch_step = self.schedule.position(max(0, self.step - 1))
-        return {
-            "recipe": self.recipe,
-            "phase": phase,
-            "epoch": epoch + (epoch_step + 1) // self.schedule.steps_per_epoch,
-            "step": self.step,
-            "vgg_features": self.vgg_features,
-            "config": self.config,
-        }
-
-    def save_weights(self, phase: str) -> None:
-        """Writes the weights for users: the generator's, and in the adversarial phase D's too."""
-        arrays = self._average_weights()
-        checkpoints.require_finite(arrays)
-        meta = {**self._meta(), "network": "SRGAN_g", "arguments": self.config.MODEL.generator}
-        name = "g_srgan_init.npz" if phase == PRETRAIN else "g_srgan.npz"
-        checkpoints.write_npz(self.checkpoint_dir / name, arrays, meta)
-        if phase == ADVERSARIAL:
-            arrays = checkpoints.fetch(self.session, self.graph.d_params)
-            meta = {
-                **self._meta(),
-                "network": "SRGAN_d",
-                "arguments": self.config.MODEL.discriminator,
-            }
-            checkpoints.write_npz(self.checkpoint_dir / "d_srgan.npz", arrays, meta)
-
-    def save_state(self) -> None:
-        """Writes all that a continued run needs to end with the same bits as an uninterrupted one."""
-        arrays = checkpoints.fetch(self.session, self.state_variables)
-        checkpoints.require_finite(arrays)
-        meta = {**self._meta(), "sums": self.sums}
-        checkpoints.write_npz(self.checkpoint_dir / STATE_FILE, arrays, meta)
-        if self.saver:
-            prefix = self.checkpoint_dir / SAVER_DIR / "model.ckpt"
-            with atomic(f"{prefix}-{self.step}.json") as path:
-                path.write_text(json.dumps(meta))
-            self.saver.save(self.session, str(prefix), self.step, write_meta_graph=False)
-        self.saved_at = time.monotonic()
+    def _save_after(self, error: Exception) -> None:
+        """Keeps what was done before an error that ends the run."""
+        self.state.event(f"step {self.state.step}: {type(error).__name__}: {error}")
+        if self.state.saved_step < self.state.step and self.skips_in_row < MOST_SKIPS:
+            try:
+                self.state.save()
+                self.state.say(f"Saved step {self.state.step}")
+            except Exception as second:
+                kept = f"step {self.state.saved_step} is kept"
+                self.state.say(f"Step {self.state.step} could not be saved ({second}); {kept}")

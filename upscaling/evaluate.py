@@ -4,48 +4,54 @@ from __future__ import annotations
 
 import csv
 import functools
+import hashlib
 import json
 import logging
+import math
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import UserError
-from common.files import atomic
+from common.files import atomic, require_writable
 from images import bicubic, metrics
 from images.bicubic import SCALE
-from images.files import list_pictures, read_rgb, write_rgb
+from images.files import read_rgb, write_rgb
+from images.listing import list_pictures
 from images.photos import validation_pair
 from images.pixels import crop_to_multiple, enlarge, side_by_side
+from tf1 import runtime
 from tf1.checkpoints import pretrained
 from upscaling import folders
 from upscaling.upscaler import Upscaler, load_generator
 
 log = logging.getLogger("srgan")
 
+DEFAULT_FOLDER = Path("checkpoint")
 PROTOCOL = (
     f"PSNR and SSIM on Y (BT.601, 16-235) of 8-bit pictures, {metrics.BORDER} px border removed; "
     "LR is MATLAB's bicubic; SSIM with an 11 x 11 Gaussian window, sigma 1.5"
 )
 
 
-def find_weights(weights: str | None, checkpoint_dir: Path) -> Path:
-    """The generator to use: the one named, else the run's, else the one that comes with the program."""
+def find_weights(weights: str | None, checkpoint_dir: Path | None) -> Path:
+    """The generator to use: the one named, else the run's, else the one that comes with the program.
+
+    checkpoint_dir: None where the user named none.
+    """
     if weights:
         return Path(weights)
-    candidates = [
-        checkpoint_dir / "g_srgan.npz",
-        checkpoint_dir / "g_srgan_init.npz",
-        pretrained("g_srgan.npz"),
-        pretrained("g_srresnet.npz"),
-    ]
+    folder = checkpoint_dir or DEFAULT_FOLDER
+    candidates = [folder / "g_srgan.npz", folder / "g_srgan_init.npz"]
+    if checkpoint_dir is None:
+        candidates += [pretrained("g_srgan.npz"), pretrained("g_srresnet.npz")]
     for path in candidates:
         if path.is_file():
             return path
     raise UserError(
-        f"there are no weights in {checkpoint_dir}: train with --mode=srgan first, or name a file with "
-        "--weights"
+        f"there are no weights in {folder}: train with --mode=srgan first, or name a file with --weights"
     )
 
 
@@ -54,6 +60,7 @@ def evaluate(args, config) -> int:
     path = find_weights(args.weights, args.checkpoint_dir)
     arrays, meta = load_generator(path, args.blend)
     log.info("Weights %s (recipe %s, %d steps)", path, meta["recipe"], meta["step"])
+    log.info("Upscaling on %s", runtime.describe_device())
     for other, share in args.blend:
         log.info("  blended with %g of %s", share, other)
     with Upscaler(arrays, meta["arguments"], config.RUNTIME, source=path) as upscaler:
@@ -71,18 +78,31 @@ def evaluate(args, config) -> int:
                 overwrite=args.overwrite,
                 outscale=args.outscale,
                 scale=SCALE,
+                made_with=_made_with(path, args),
             )
         hr, lr = validation_pair(**config.VALID)
-        evaluate_validation(upscale, hr, lr, args.samples_dir / "evaluate")
+        name = "SRResNet" if meta.get("phase") == "pretrain" else "SRGAN"
+        evaluate_validation(upscale, hr, lr, args.samples_dir / "evaluate", name)
         return 0
 
 
-def evaluate_validation(upscale, hr: np.ndarray, lr: np.ndarray, folder: Path) -> None:
-    """Upscales the validation picture; writes valid_{gen,lr,hr,bicubic,compare}.png and prints scores."""
+def _made_with(path: Path, args) -> str:
+    """What tells the results of one command from those of another: weights, blend, ensemble."""
+    digest = hashlib.sha256()
+    for file, share in [(path, 1.0), *args.blend]:
+        digest.update(Path(file).read_bytes() + f"{share}".encode())
+    return digest.hexdigest()[:16] + (" self-ensemble" if args.self_ensemble else "")
+
+
+def evaluate_validation(upscale, hr: np.ndarray, lr: np.ndarray, folder: Path, network: str) -> None:
+    """Upscales the validation picture; writes valid_{gen,lr,hr,bicubic,compare}.png and prints scores.
+
+    network: what the generator is called.
+    """
     log.info("Upscaling %d x %d to %d x %d", *lr.shape[1::-1], *hr.shape[1::-1])
     sr, cubic = upscale(lr), bicubic.upsample(lr)
     captions = []
-    for name, picture in (("bicubic", cubic), ("SRGAN", sr)):
+    for name, picture in (("bicubic", cubic), (network, sr)):
         psnr, ssim = metrics.psnr_y(picture, hr), metrics.ssim_y(picture, hr)
         log.info("  %-8s %6.2f dB  SSIM %.4f", name, psnr, ssim)
         captions.append(f"{name} {psnr:.2f} dB / {ssim:.4f}")
@@ -94,67 +114,118 @@ def evaluate_validation(upscale, hr: np.ndarray, lr: np.ndarray, folder: Path) -
     log.info("Wrote %s/valid_{%s}.png", folder, ",".join(files))
 
 
-def benchmark(upscale, folders: list[Path], output: Path) -> None:
+def benchmark(upscale, inputs: list[Path], output: Path) -> None:
     """Scores bicubic and the network on sets of HR pictures; table on screen, CSV, JSON, pictures.
 
-    A set is a folder of HR pictures, or one with `HR/` and `LR_bicubic_x4/` of the same file names.
+    The files are brought up to date after each picture, so that a stop loses none.
     """
-    sets = {folder.name or str(folder): pairs(folder) for folder in folders}
-    results = []
+    sets = benchmark_sets(inputs, output)
+    require_writable(output, "--output")
+    rows, means = [], []
     log.info("%s", _row(HEADINGS))
-    for set_name, files in sets.items():
-        for hr_path, lr_path in files:
+    for set_name, pairs in sets.items():
+        of_set = []
+        for name, hr_path, lr_path in pairs:
             hr, lr = read_pair(hr_path, lr_path)
+            if min(hr.shape[:2]) < metrics.LEAST_SIDE:
+                log.warning("WARNING: %s is left out: sides below %d px", hr_path, metrics.LEAST_SIDE)
+                continue
             started = time.perf_counter()
             sr = upscale(lr)
             seconds = time.perf_counter() - started
             cubic = bicubic.upsample(lr)
             row = {
                 "set": set_name,
-                "picture": hr_path.stem,
+                "picture": name,
                 "bicubic_psnr_db": metrics.psnr_y(cubic, hr),
                 "bicubic_ssim": metrics.ssim_y(cubic, hr),
                 "psnr_db": metrics.psnr_y(sr, hr),
                 "ssim": metrics.ssim_y(sr, hr),
                 "seconds_per_megapixel": seconds / (hr.shape[0] * hr.shape[1] / 1e6),
             }
-            results.append(row)
+            of_set.append(row)
             log.info("%s", _row(row))
-            write_rgb(output / set_name / f"{hr_path.stem}_x4.png", sr)
-    means = []
-    for set_name in sets:
-        rows = [row for row in results if row["set"] == set_name]
-        mean = {key: float(np.mean([row[key] for row in rows])) for key in list(rows[0])[2:]}
-        means.append({"set": set_name, "picture": f"mean of {len(rows)}", **mean})
+            write_rgb(output / set_name / f"{name}_x4.png", sr)
+            _write_tables(output, rows + of_set, means)
+        if not of_set:
+            continue
+        mean = {key: float(np.mean([row[key] for row in of_set])) for key in list(of_set[0])[2:]}
+        means.append({"set": set_name, "picture": f"mean of {len(of_set)}", **mean})
+        rows += of_set
+        _write_tables(output, rows, means)
+    if not rows:
+        raise UserError(f"--input: every picture has sides below {metrics.LEAST_SIDE} px")
     for mean in means:
         log.info("%s", _row(mean))
     log.info("%s", PROTOCOL)
-    with atomic(output / "benchmark.csv") as path, open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(results[0]))
-        writer.writeheader()
-        writer.writerows(results + means)
-    report = {"protocol": PROTOCOL, "pictures": results, "means": means}
-    with atomic(output / "benchmark.json") as path:
-        path.write_text(json.dumps(report, indent=2) + "\n")
     log.info("Wrote %s/benchmark.csv, benchmark.json and the pictures", output)
 
 
-def pairs(folder: Path) -> list[tuple[Path, Path | None]]:
-    """(HR, LR or None) files of a set."""
-    if not (folder / "HR").is_dir():
-        return [(path, None) for path in list_pictures(folder, "--input")]
+def _write_tables(output: Path, rows: list[dict], means: list[dict]) -> None:
+    """CSV and JSON; the PSNR of equal pictures is 'inf' in the one, null in the other."""
+    with atomic(output / "benchmark.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows + means)
+    finite = [
+        [{key: None if value == math.inf else value for key, value in row.items()} for row in table]
+        for table in (rows, means)
+    ]
+    report = {"protocol": PROTOCOL, "pictures": finite[0], "means": finite[1]}
+    with atomic(output / "benchmark.json") as path:
+        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def benchmark_sets(inputs: list[Path], output: Path) -> dict[str, list[tuple[str, Path, Path | None]]]:
+    """{set's name: (picture's name, HR file, LR file or None)}; a folder of sets is its sets."""
+    folders = []
+    for folder in inputs:
+        if not folder.is_dir():
+            raise UserError(f"--input: there is no folder {str(folder)!r}")
+        below = sorted(path for path in folder.iterdir() if (path / "HR").is_dir())
+        folders += below if below and not (folder / "HR").is_dir() else [folder]
+    sets = {}
+    for folder in folders:
+        name = as_text(folder.resolve().name) or "set"
+        if name in sets:
+            raise UserError(f"--input: two sets are called {name}: score them one after the other")
+        sets[name] = pairs(folder, output)
+    return sets
+
+
+def pairs(folder: Path, output: Path) -> list[tuple[str, Path, Path | None]]:
+    """(name, HR, LR or None) of a set: of HR/ and LR_bicubic_x4/, of NAME_HR and NAME_LR, or of HR alone."""
+    skip = [output.resolve()]
+    hr_folder = folder / "HR" if (folder / "HR").is_dir() else folder
+    paths = list_pictures(hr_folder, "--input", skip=skip)
+    stems = {path.with_suffix(""): path for path in paths}
     found = []
-    for hr_path in list_pictures(folder / "HR", "--input"):
-        lr_path = folder / "LR_bicubic_x4" / hr_path.relative_to(folder / "HR")
-        if not lr_path.is_file():
-            raise UserError(f"{folder}/HR has {hr_path.name}, but {folder}/LR_bicubic_x4 has not")
-        found.append((hr_path, lr_path))
+    for path in paths:
+        lr = None
+        if hr_folder != folder:
+            lr = folder / "LR_bicubic_x4" / path.relative_to(hr_folder)
+            if not lr.is_file():
+                raise UserError(f"{folder}/HR has {path.name}, but {folder}/LR_bicubic_x4 has not")
+        elif path.stem.endswith("_LR") and path.with_name(f"{path.stem[:-3]}_HR") in stems:
+            continue
+        elif path.stem.endswith("_HR"):
+            lr = stems.get(path.with_name(f"{path.stem[:-3]}_LR"))
+        name = path.relative_to(hr_folder)
+        twin = stems[path.with_suffix("")] is not path  # another file of this name but for the suffix
+        found.append((as_text(name if twin else name.with_suffix("")).replace("/", "_"), path, lr))
     return found
+
+
+def as_text(name: str | Path) -> str:
+    """A file name for tables: what is not UTF-8 in it is replaced."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def read_pair(hr_path: Path, lr_path: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """uint8 HR, its sides cut to multiples of 4, and LR, read or made by MATLAB's bicubic."""
     hr = crop_to_multiple(read_rgb(hr_path), SCALE)
+    if not hr.size:
+        return hr, hr
     lr = read_rgb(lr_path) if lr_path else bicubic.downsample(hr)
     if (lr.shape[0] * SCALE, lr.shape[1] * SCALE) != hr.shape[:2]:
         raise UserError(f"{lr_path} is not a quarter of {hr_path}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,28 +19,24 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from common.errors import UserError
-from common.files import require_writable
+from common.files import atomic, require_writable
+from common.machine import memory_limit
 from images.files import (
-    FORMAT_OF_SUFFIX,
     Picture,
     check_fits,
-    list_pictures,
     read_picture,
     size_of,
     write_picture,
 )
+from upscaling.jobs import Job, plan_outputs
 
-_OUTPUT_STEM = re.compile(r"(.+)_x\d+(\.\d+)?")
+NOTE_FILE = ".srgan_made_with.txt"  # in the folder of results
+
+NETWORK_SCALE = 4
+# RGB of 16 bits, held twice while the next picture is computed; half of it for 8 bits
+BYTES_PER_RESULT_PX = 12
 
 Upscale = Callable[[np.ndarray, Callable[[float], None]], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture file and the file its upscaled picture goes to."""
-
-    source: Path
-    target: Path
 
 
 def upscale_files(
@@ -52,16 +48,19 @@ def upscale_files(
     overwrite: bool = False,
     outscale: float = 4.0,
     scale: int = 4,
+    made_with: str = "",
 ) -> int:
     """Upscales files and folders into `output_dir`; 0, or 1 if some pictures failed.
 
     `upscale(pixels, progress)` takes uint8 or uint16 [h, w, 3] to the same type, [scale * h,
-    scale * w, 3], and tells `progress` the share that is done. A UserError of it is that picture's
-    failure. Results that exist are left unless `overwrite`.
+    scale * w, 3], and tells `progress` the share that is done. Whatever goes wrong with a picture is
+    that picture's failure. Results that exist are left unless `overwrite`; UserError if they were not
+    `made_with` the same weights.
     """
     jobs = plan_outputs(inputs, output_dir, format=format, outscale=outscale)
     require_writable(output_dir, "--output")
-    todo = [job for job in jobs if overwrite or not job.target.exists()]
+    todo = [job for job in jobs if overwrite or not os.path.exists(job.target)]
+    _require_made_with(made_with, Path(output_dir), has_results=len(todo) < len(jobs))
     failures = _run(upscale, todo, outscale, scale)
 
     summary = [f"{len(todo) - len(failures)} of {len(jobs)} pictures upscaled to {output_dir}"]
@@ -69,48 +68,29 @@ def upscale_files(
         summary.append(f"{len(jobs) - len(todo)} already done (--overwrite makes them again)")
     if failures:
         summary.append(f"{len(failures)} failed:")
-    print(", ".join(summary), flush=True)
+    _say(", ".join(summary))
     for sentence in failures:
         print(f"  {sentence}", file=sys.stderr)
     return 1 if failures else 0
 
 
-def plan_outputs(
-    inputs: Sequence[str],
-    output_dir: str | os.PathLike,
-    *,
-    format: str | None = None,
-    outscale: float = 4.0,
-) -> list[Job]:
-    """One job for each picture, in order; UserError for whatever can be refused beforehand."""
-    output_dir = Path(output_dir)
+def _say(sentence: str) -> None:
+    with suppress(BrokenPipeError):  # nobody reads it any more, and the pictures are there
+        print(sentence, flush=True)
 
-    jobs: dict[Path, Job] = {}  # by the real source, so that a picture named twice is done once
-    source_of: dict[Path, Path] = {}
-    for name in inputs:
-        given = Path(name)
-        if not os.path.exists(name):
-            raise UserError(f"--input: there is no file or folder {name!r}.")
-        folder = given if given.is_dir() else given.parent
-        for source in _pictures_in(given, output_dir) if given.is_dir() else [given]:
-            if source.resolve() in jobs:
-                continue
-            file_name = _output_name(source, format, outscale)
-            target = output_dir / source.relative_to(folder).parent / file_name
-            other = source_of.setdefault(target, source)
-            if other is not source:
-                raise UserError(
-                    f"--input: {str(other)!r} and {str(source)!r} would both become "
-                    f"{str(target)!r}; rename one or give them outputs of their own."
-                )
-            jobs[source.resolve()] = Job(source, target)
-    for job in jobs.values():
-        if job.target.resolve() in jobs:
-            raise UserError(
-                f"--output: the result of {str(job.source)!r} would overwrite the input "
-                f"{str(job.target)!r}; name another folder."
-            )
-    return list(jobs.values())
+
+def _require_made_with(made_with: str, output_dir: Path, has_results: bool) -> None:
+    """Refuses to leave results of other weights among those of these; notes what they are made with."""
+    note = output_dir / NOTE_FILE
+    before = note.read_text(errors="replace").strip() if note.is_file() else ""
+    if has_results and before and before != made_with:
+        raise UserError(
+            f"--output: the results in {str(output_dir)!r} were made with other weights or options: "
+            "--overwrite makes them again, or name another folder"
+        )
+    if made_with and before != made_with:
+        with atomic(note) as path:
+            path.write_text(f"{made_with}\n")
 
 
 def resize(pixels: np.ndarray, height: int, width: int, method: Image.Resampling) -> np.ndarray:
@@ -127,30 +107,6 @@ def resize(pixels: np.ndarray, height: int, width: int, method: Image.Resampling
     return resized
 
 
-def _pictures_in(folder: Path, output_dir: Path) -> list[Path]:
-    """The folder's pictures, recursively, without the results of earlier runs."""
-    real_folder, real_output = folder.resolve(), output_dir.resolve()
-    if real_folder != real_output:
-        return list_pictures(folder, "--input", skip=[real_output])
-    found = list_pictures(folder, "--input")
-    stems: dict[Path, set[str]] = {}
-    for path in found:
-        stems.setdefault(path.parent, set()).add(path.stem)
-    return [path for path in found if not _is_result(path.stem, stems[path.parent])]
-
-
-def _is_result(stem: str, stems: set[str]) -> bool:
-    match = _OUTPUT_STEM.fullmatch(stem)
-    return bool(match) and match[1] in stems
-
-
-def _output_name(source: Path, format: str | None, outscale: float) -> str:
-    suffix = source.suffix if source.suffix.lower() in FORMAT_OF_SUFFIX else ".png"
-    if format is not None:
-        suffix = f".{format.lower()}"
-    return f"{source.stem}_x{outscale:g}{suffix}"
-
-
 def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list[str]:
     """Reads the next picture and writes the last one while one is computed; returns failures.
 
@@ -161,6 +117,7 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
     shows_bar = sys.stderr.isatty()
     failures: list[str] = []
     written: Future | None = None
+    last = None  # whose picture that is
     reader, writer = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
     with (
         logging_redirect_tqdm() if shows_bar else nullcontext(),
@@ -175,14 +132,14 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
                 try:
                     picture = read.result()
                     sr = _upscale(upscale, picture, job, scale, show)
-                except UserError as error:
-                    failures.append(str(error))
+                except Exception as error:
+                    failures.append(_sentence(error, job))
                 else:
-                    failures += _failure_of(written)
-                    written = writer.submit(_write, job, picture, sr, outscale)
+                    failures += _failure_of(written, last)
+                    written, last = writer.submit(_write, job, picture, sr, outscale), job
                     del picture, sr  # or they would last until the next ones are there
                 show(1.0)
-            failures += _failure_of(written)
+            failures += _failure_of(written, last)
         finally:
             reader.shutdown(cancel_futures=True)
             writer.shutdown()
@@ -205,8 +162,20 @@ def _read_ahead(reader: ThreadPoolExecutor, jobs: list[Job], outscale: float) ->
 
 
 def _read(job: Job, outscale: float) -> Picture:
+    """The picture, whose result is known to fit its format and the memory before an hour's work on it."""
+    height, width = size_of(job.source)
+    final = final_size(height, width, outscale)
+    check_fits(job.target, *final)
+    largest = max(math.prod(final), NETWORK_SCALE**2 * height * width)
+    needed = BYTES_PER_RESULT_PX * largest
+    if needed > memory_limit():
+        raise UserError(
+            f"cannot upscale {job.source}: {width} x {height} px become {final[1]} x {final[0]}, which takes "
+            f"about {needed / 1e9:.0f} GB of memory, and there are {memory_limit() / 1e9:.0f}"
+        )
     picture = read_picture(job.source)
-    check_fits(job.target, *_final_size(picture, outscale))  # before an hour's work on it
+    channels = (1 if picture.pixels.ndim == 2 else 3) + (picture.alpha is not None)
+    check_fits(job.target, *final, channels * picture.pixels.itemsize)
     return picture
 
 
@@ -238,7 +207,7 @@ def _network_input(picture: Picture) -> np.ndarray:
 
 
 def _write(job: Job, picture: Picture, sr: np.ndarray, outscale: float) -> None:
-    height, width = _final_size(picture, outscale)
+    height, width = final_size(*picture.pixels.shape[:2], outscale)
     try:
         if picture.pixels.ndim == 2:
             # Of three whole numbers the mean is never halfway between two.
@@ -254,18 +223,25 @@ def _write(job: Job, picture: Picture, sr: np.ndarray, outscale: float) -> None:
         raise UserError(f"cannot write {job.target}: there is not enough memory") from None
 
 
-def _failure_of(written: Future | None) -> list[str]:
+def _failure_of(written: Future | None, job: Job | None) -> list[str]:
     """Waits for a picture to be written."""
     try:
         if written is not None:
             written.result()
-    except UserError as error:
-        return [str(error)]
+    except Exception as error:
+        return [_sentence(error, job)]
     return []
 
 
-def _final_size(picture: Picture, outscale: float) -> tuple[int, int]:
-    height, width = picture.pixels.shape[:2]
+def _sentence(error: Exception, job: Job) -> str:
+    """One line for a picture's failure, of whatever kind."""
+    if isinstance(error, UserError):
+        return str(error)
+    reason = str(error).splitlines()[0] if str(error) else ""
+    return f"cannot upscale {job.source}: {type(error).__name__} {reason}".rstrip()
+
+
+def final_size(height: int, width: int, outscale: float) -> tuple[int, int]:
     return max(1, round(height * outscale)), max(1, round(width * outscale))
 
 

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -21,7 +22,7 @@ from images.bicubic import SCALE
 from images.pixels import to_integers
 from model import TRUNK, SRGAN_g
 from tf1 import checkpoints, runtime
-from tf1.layers import BATCH_NORM_EPSILON
+from tf1.layers import BATCH_NORM_EPSILON, Network
 from upscaling.tiles import Box, tiles
 
 log = logging.getLogger("srgan")
@@ -35,11 +36,11 @@ INPUT_SCALE = 127.5 / 128
 
 def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tuple[dict, dict]:
     """Arrays and network arguments of a generator's npz, blended as (1 - sum of w) * a + sum of w * b."""
-    arrays, meta = _read_generator(path)
+    arrays, meta = checkpoints.read_network(path, "SRGAN_g")
     rest = 1.0 - sum(weight for _, weight in blend)
     mixed = {name: rest * array for name, array in arrays.items()} if blend else arrays
     for other_path, weight in blend:
-        others, other_meta = _read_generator(other_path)
+        others, other_meta = checkpoints.read_network(other_path, "SRGAN_g")
         shapes = {name: array.shape for name, array in others.items()}
         if shapes != {name: array.shape for name, array in arrays.items()} or any(
             other_meta["arguments"].get(key) != value for key, value in meta["arguments"].items()
@@ -48,17 +49,6 @@ def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tup
         for name, array in others.items():
             mixed[name] = mixed[name] + weight * array
     return {name: array.astype(np.float32) for name, array in mixed.items()}, meta
-
-
-def _read_generator(path: str | Path) -> tuple[dict, dict]:
-    arrays, meta = checkpoints.read_npz(path)
-    if meta.get("network") != "SRGAN_g":
-        raise UserError(f"{path} holds {meta.get('network', 'a training state')}, not a generator")
-    meta.get("arguments", {}).pop("init", None)  # of older files: how the network began
-    for key in ("arguments", "recipe", "step"):
-        if key not in meta:
-            raise UserError(f"{path} is damaged or not a checkpoint: its __meta__ lacks {key}")
-    return arrays, meta
 
 
 def fold_batch_norm(arrays: dict[str, np.ndarray], norms: dict[str, str]) -> dict[str, np.ndarray]:
@@ -85,15 +75,37 @@ class Upscaler:
 
     def __init__(self, arrays: dict[str, np.ndarray], arguments: dict, settings, *, source="weights"):
         """`arrays` and `arguments` as `load_generator` gives them; `settings` is config.RUNTIME."""
-        dtype = runtime.compute_dtype(settings.precision)
+        self._arrays, self._arguments, self._settings, self._source = arrays, arguments, settings, source
+        self._stages: dict[tf.DType, _Stages] = {}  # by the precision of their convolutions
+        self._dtype = runtime.compute_dtype(settings.precision)
+        net = self._stages_in(self._dtype).net
+        filters = net.tensors[TRUNK].shape[-1]
+        self._trunk_halo = math.ceil(net.reach[TRUNK])
+        self._head_halo = math.ceil(max(net.reach.values()) - net.reach[TRUNK])
+        budget = runtime.memory_budget(settings.memory_mb)
+        self._trunk_px = int(budget / (LIVE_TRUNK_TENSORS * filters * 4))
+        self._head_px = int(budget / (LIVE_HEAD_TENSORS * filters * 4 * SCALE**2))
+
+    def _stages_in(self, dtype: tf.DType) -> _Stages:
+        """The graph and the session whose convolutions compute in `dtype`."""
+        if dtype not in self._stages:
+            self._stages[dtype] = self._build(dtype)
+        return self._stages[dtype]
+
+    def _build(self, dtype: tf.DType) -> _Stages:
+        arrays, arguments, source = self._arrays, self._arguments, self._source
+        options = runtime.session_config(self._settings)
+        on_gpu = runtime.has_gpu()
+        if not on_gpu:
+            runtime.allow_reduced_precision(options, dtype)
         with tf.Graph().as_default() as graph:
             t_image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "t_image")
             try:
-                net = SRGAN_g(t_image, norm=False, **arguments)
-            except (TypeError, AssertionError, KeyError) as error:
+                # on a CPU the graph optimiser brings bfloat16 in
+                net = SRGAN_g(t_image, norm=False, **arguments, dtype=dtype if on_gpu else tf.float32)
+            except (TypeError, ValueError, AssertionError, KeyError) as error:
                 raise UserError(f"{source} describes an unknown network: {error}") from None
-            trunk = net.tensors[TRUNK]
-            with tf.compat.v1.Session() as session:
+            with tf.compat.v1.Session(config=options) as session:
                 try:
                     folded = fold_batch_norm(arrays, net.norms)
                     first_filters = net.all_params[0].op.name
@@ -109,25 +121,15 @@ class Upscaler:
                 )
         with tf.Graph().as_default() as graph:
             tf.graph_util.import_graph_def(frozen, name="")
-        self._t_image, self._trunk, self._outputs = (
-            graph.get_tensor_by_name(tensor.name) for tensor in (t_image, trunk, net.outputs)
-        )
-        options = runtime.session_config(settings)
-        runtime.allow_reduced_precision(options, dtype)
-        self._session = tf.compat.v1.Session(graph=graph, config=options)
-
-        filters = trunk.shape[-1]
-        self._trunk_halo = math.ceil(net.reach[TRUNK])
-        self._head_halo = math.ceil(max(net.reach.values()) - net.reach[TRUNK])
-        budget = runtime.memory_budget(settings.memory_mb)
-        self._trunk_px = int(budget / (LIVE_TRUNK_TENSORS * filters * 4))
-        self._head_px = int(budget / (LIVE_HEAD_TENSORS * filters * 4 * SCALE**2))
+        ends = (graph.get_tensor_by_name(t.name) for t in (t_image, net.tensors[TRUNK], net.outputs))
+        return _Stages(net, tf.compat.v1.Session(graph=graph, config=options), *ends)
 
     def __enter__(self) -> Upscaler:
         return self
 
     def __exit__(self, *_) -> None:
-        self._session.close()
+        for stages in self._stages.values():
+            stages.session.close()
 
     def __call__(
         self,
@@ -138,52 +140,66 @@ class Upscaler:
     ) -> np.ndarray:
         """uint8 or uint16 RGB [h, w, 3] -> same type [4h, 4w, 3].
 
+        16-bit pictures are computed in float32, as bfloat16 keeps about 8 of their bits.
         self_ensemble: the mean over eight flips and quarter turns (Timofte et al. 2016, section 3.6).
         `progress` is told the share that is done, in (0, 1], after each tile.
         """
         assert image.ndim == 3 and image.shape[2] == 3 and image.dtype in (np.uint8, np.uint16)
-        if not self_ensemble:
-            return self._upscale(image, lambda sr: to_integers(sr, image.dtype), progress)
-        total = 0.0
-        for view, (turns, flip) in enumerate(itertools.product(range(4), (1, -1))):
-            turned = np.rot90(image, turns)[:, ::flip]
-            sr = self._upscale(
-                turned,
-                lambda sr: np.clip(sr, -1.0, 1.0),
-                lambda share, view=view: progress((view + share) / 8),
-            )
-            total += np.rot90(sr[:, ::flip], -turns)
-        return to_integers(total / 8, image.dtype)
-
-    def _upscale(self, image: np.ndarray, convert: Callable, progress: Callable) -> np.ndarray:
-        """[h, w, 3] integers -> `convert` of the network's output in [-1, 1]."""
+        stages = self._stages_in(self._dtype if image.dtype == np.uint8 else tf.float32)
+        views = list(itertools.product(range(4), (1, -1))) if self_ensemble else [(0, 1)]
         while True:
             try:
-                return self._upscale_tiled(image, convert, progress)
+                return self._upscale(stages, image, views, progress)
             except (tf.errors.ResourceExhaustedError, MemoryError):
                 self._trunk_px, self._head_px = self._trunk_px // 2, self._head_px // 2
                 if self._head_px < SMALLEST_TILE_PX:
                     raise UserError("there is too little memory for even the smallest tile") from None
                 log.warning("Out of memory: going on with tiles of half the size")
 
-    def _upscale_tiled(self, image: np.ndarray, convert: Callable, progress: Callable) -> np.ndarray:
+    def _upscale(self, stages: _Stages, image: np.ndarray, views: list, progress: Callable) -> np.ndarray:
+        """The mean of what the network makes of each view, (quarter turns, flip) of the picture."""
         whole = Box(0, 0, *image.shape[:2])
         half_range = np.float32(np.iinfo(image.dtype).max / 2)
-        result, done_px = None, 0
+        result = None
+        done_px = 0
         for tile in tiles(whole, self._trunk_px, self._trunk_halo + self._head_halo):
             needed = tile.grown(self._head_halo, whole)
             seen = needed.grown(self._trunk_halo, whole)
             lr = (image[seen.slices()] - half_range) * np.float32(INPUT_SCALE / half_range)
-            features = self._session.run(self._trunk, {self._t_image: lr[None]})
-            features = features[0][needed.slices(seen)]
-            for part in tiles(tile, self._head_px, self._head_halo):
-                seen = part.grown(self._head_halo, whole)
-                feed = {self._trunk: features[seen.slices(needed)][None]}
-                sr = self._session.run(self._outputs, feed)[0]
-                sr = convert(sr[part.slices(seen, SCALE)])
-                if result is None:
-                    result = np.empty((SCALE * whole.bottom, SCALE * whole.right, 3), sr.dtype)
-                result[part.slices(scale=SCALE)] = sr
-                done_px += part.area
-                progress(done_px / whole.area)
+            total = 0.0  # of this tile only, since a whole result in floats is too large
+            for view in views:
+                features = _run_turned(stages, stages.trunk, stages.t_image, lr, view)[needed.slices(seen)]
+                sr = np.empty(
+                    (SCALE * (tile.bottom - tile.top), SCALE * (tile.right - tile.left), 3), np.float32
+                )
+                for part in tiles(tile, self._head_px, self._head_halo):
+                    around = part.grown(self._head_halo, whole)
+                    window = features[around.slices(needed)]
+                    enlarged = _run_turned(stages, stages.outputs, stages.trunk, window, view)
+                    sr[part.slices(tile, SCALE)] = enlarged[part.slices(around, SCALE)]
+                    done_px += part.area
+                    progress(done_px / (whole.area * len(views)))
+                total = total + sr.clip(-1.0, 1.0)
+            done = to_integers(total / len(views), image.dtype)
+            if result is None:
+                result = np.empty((SCALE * whole.bottom, SCALE * whole.right, 3), done.dtype)
+            result[tile.slices(scale=SCALE)] = done
         return result
+
+
+class _Stages(NamedTuple):
+    """The network in one precision: `t_image` to `trunk`, `trunk` to `outputs`."""
+
+    net: Network
+    session: tf.compat.v1.Session
+    t_image: tf.Tensor
+    trunk: tf.Tensor
+    outputs: tf.Tensor
+
+
+def _run_turned(stages: _Stages, fetch: tf.Tensor, feed: tf.Tensor, window: np.ndarray, view) -> np.ndarray:
+    """What the network makes of a turned and flipped window, turned and flipped back."""
+    turns, flip = view
+    turned = np.rot90(window, turns)[:, ::flip]
+    made = stages.session.run(fetch, {feed: turned[None]})[0]
+    return np.rot90(made[:, ::flip], -turns)

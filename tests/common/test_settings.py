@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.settings import flatten, log_config, make_config
+from common.settings import choose_recipe, flatten, log_config, make_config
 from config import RECIPES, config
 
 
@@ -59,6 +59,13 @@ def test_set_takes_the_type_of_the_default(setting, expected):
         ("TRAIN.batch_size=0", "TRAIN.batch_size must be at least 1"),
         ("TRAIN.augment=1", "TRAIN.augment must be bool"),
         ("TRAIN.lr_init=nan", "TRAIN.lr_init must be float"),
+        ("TRAIN.lr_init=1e999", "TRAIN.lr_init must be finite"),
+        ("TRAIN.beta1=1.0", "TRAIN.beta1 must be below 1"),
+        ("TRAIN.hr_img_path=", "TRAIN.hr_img_path must not be empty"),
+        ("RUNTIME.intra_op_threads=100000", "RUNTIME.intra_op_threads must be at most 1024"),
+        ("TRAIN.batch_size=100000", "TRAIN.batch_size must be at most 65536"),
+        ("TRAIN.seed=1.5", "TRAIN.seed must be int"),
+        ("MODEL.discriminator.dense=" + "(" * 500, "must be a tuple"),
         ("TRAIN.lr_init=-1", "TRAIN.lr_init must be at least 0"),
         ("MODEL.discriminator.dense=8", "must be a tuple"),
         ("MODEL.discriminator.convs=((4, 2), 3)", "(kernel, stride, filters) triples"),
@@ -68,7 +75,7 @@ def test_set_takes_the_type_of_the_default(setting, expected):
         ("TRAIN.hr_patch_size=30", "multiple of 4"),
         ("VGG.share=0", "VGG.share must be above 0"),
         ("TRAIN.exposures=1.5", "TRAIN.exposures must be at most 1"),
-        ("TRAIN.ema_decay=2", "TRAIN.ema_decay must be at most 1"),
+        ("TRAIN.ema_decay=2", "TRAIN.ema_decay must be below 1"),
         ("TRAIN.batch_size", "write KEY=VALUE"),
     ],
 )
@@ -80,8 +87,17 @@ def test_bad_settings_are_refused_in_one_sentence(setting, message):
 
 def test_logged_config_reads_back_as_the_same_settings(tmp_path):
     cfg = make_config("paper", None, ["TRAIN.batch_size=3"])
-    log_config(tmp_path / "config.json", cfg)
-    assert make_config("tensorlayer", str(tmp_path / "config.json")) == cfg
+    path = str(tmp_path / "config.json")
+    log_config(path, cfg, "paper")
+    assert make_config(file=path) == make_config("paper", path) == cfg
+    assert choose_recipe(None, path) == "paper"
+    with pytest.raises(UserError, match="is of a run by recipe paper"):
+        make_config("demo", path)
+
+
+@pytest.mark.parametrize("text", ["2017.10", "true", "2024_01", "None", "(1, 2)", "a=b"])
+def test_text_settings_are_taken_as_they_are_written(text):
+    assert make_config(settings=[f"TRAIN.hr_img_path={text}"]).TRAIN.hr_img_path == text
 
 
 def test_config_file_may_hold_a_few_settings(tmp_path):
@@ -91,9 +107,20 @@ def test_config_file_may_hold_a_few_settings(tmp_path):
     assert (cfg.TRAIN.batch_size, cfg.TRAIN.seed, cfg.TRAIN.hr_patch_size) == (2, 5, 96)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"TRAIN": {"batch": 2}}', '{"TRAIN": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[1]",
+        "[" * 10**5,
+        '{"recipe": 1}',
+        '{"TRAIN": {"hr_img_path": null}}',
+        '{"TRAIN": {"batch": 2}}',
+        '{"TRAIN": 3}',
+    ],
+)
 def test_bad_config_files_are_refused(tmp_path, text):
     path = Path(tmp_path, "bad.json")
     path.write_text(text)
-    with pytest.raises(UserError, match=r"bad.json|unknown setting"):
+    with pytest.raises(UserError, match=r"bad.json|unknown setting|must be str"):
         make_config(file=str(path))

@@ -109,7 +109,12 @@ def test_arrays_that_do_not_fit_are_a_user_error(session, arrays, message):
         checkpoints.assign(session, [a], arrays, "old.npz")
 
 
-def test_weights_that_are_not_finite_are_refused():
-    checkpoints.require_finite(ARRAYS)
-    with pytest.raises(UserError, match="w is no longer finite"):
-        checkpoints.require_finite({"w": np.float32([1, np.nan])})
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_networks_that_are_not_finite_are_refused(tmp_path, bad):
+    assert checkpoints.is_finite(ARRAYS)
+    arrays = {**ARRAYS, "scope/w": np.float32([1, bad])}
+    assert not checkpoints.is_finite(arrays)
+    meta = {"network": "G", "arguments": {}, "recipe": "r", "step": 1}
+    checkpoints.write_npz(tmp_path / "x.npz", arrays, meta)
+    with pytest.raises(UserError, match="scope/w holds values that are not finite"):
+        checkpoints.read_network(tmp_path / "x.npz", "G")

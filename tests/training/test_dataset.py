@@ -1,4 +1,5 @@
 import logging
+import os
 import threading
 import time
 
@@ -123,6 +124,7 @@ def test_resumed_epoch_continues_with_the_same_bits(folder, first_step):
 
 
 def test_resuming_does_not_decode_what_was_skipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
     write_pictures(tmp_path, [(16, 16)] * 40)
     data = make(tmp_path, crops_per_image=1)
     decoded = count_decodes(monkeypatch)
@@ -131,6 +133,7 @@ def test_resuming_does_not_decode_what_was_skipped(tmp_path, monkeypatch):
 
 
 def test_a_picture_is_decoded_once_for_all_its_crops(folder, monkeypatch):
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
     data = make(folder, batch_size=3, crops_per_image=6)
     decoded = count_decodes(monkeypatch)
     list(data.batches(0))
@@ -169,6 +172,7 @@ def test_cache_keeps_what_fits_its_budget(folder, monkeypatch):
 
 
 def test_preparation_stops_a_few_steps_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
     write_pictures(tmp_path, [(16, 16)] * 60)
     data = make(tmp_path, batch_size=2, crops_per_image=1)
     decoded = count_decodes(monkeypatch)
@@ -208,31 +212,70 @@ def test_waiting_threads_use_no_processor_time(folder):
     batches.close()
 
 
-def test_a_corrupt_picture_stops_training_with_its_name(folder):
-    corrupt = folder / "004.png"
-    corrupt.write_bytes(corrupt.read_bytes()[:60])
-    data = make(folder)  # its header is whole
-    with pytest.raises(UserError, match=r"004\.png"):
-        list(data.batches(0))
+def test_unreadable_pictures_are_left_out_by_name_up_to_their_limit(folder, caplog):
+    whole = make(folder)
+    (folder / "004.png").write_bytes((folder / "004.png").read_bytes()[:60])  # its header is whole
+    (folder / "005.jpg").write_bytes(b"")
+    os.mkfifo(folder / "006.avif")  # would be waited for
+    with pytest.raises(UserError, match=r"2 of 11 pictures are of no use.*004\.png.*005\.jpg"):
+        make(folder)
+    data = make(folder, max_bad_images=0.2)
+    assert data.num_images == whole.num_images - 1
+    assert [record.getMessage().count("it is left out") for record in caplog.records] == [1, 1]
+    first, again = (np.stack(list(made.batches(0))) for made in (data, make(folder, max_bad_images=0.2)))
+    np.testing.assert_array_equal(first, again)
+
+
+def test_pictures_that_are_as_known_are_not_decoded_to_be_looked_at(folder, monkeypatch):
+    known = make(folder).listing
+    decoded = count_decodes(monkeypatch)
+    assert make(folder, known=known).listing == known
+    assert decoded == []
+    files.write_rgb(folder / "003.png", np.zeros((40, 20, 3), np.uint8))
+    assert make(folder, known=known).listing["003.png"][2:] == (40, 20)
+    assert [path.name for path in decoded] == ["003.png"]
+
+
+@pytest.mark.parametrize("how", ["deleted", "damaged", "resized"])
+def test_a_picture_lost_while_training_is_told_of_once_and_another_stands_in(
+    folder, caplog, monkeypatch, how
+):
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    data = make(folder)
+    path = folder / "007.png"
+    if how == "deleted":
+        path.unlink()
+    elif how == "damaged":
+        path.write_bytes(path.read_bytes()[:60])
+    else:
+        files.write_rgb(path, np.zeros((16, 20, 3), np.uint8))
+    batches = np.concatenate([*data.batches(0), *data.batches(1)])
+    assert len(caplog.records) == 1 and "007.png" in caplog.text and "stands in" in caplog.text
+    assert 7 not in batches[:, 0, 0, 0]
+    assert np.bincount(batches[:, 0, 0, 0], minlength=10)[8] > np.bincount(batches[:, 0, 0, 0])[6]
     assert not input_threads()
 
 
-def test_a_picture_that_changed_its_size_stops_training(folder):
+def test_training_ends_where_more_than_half_of_the_pictures_are_gone(folder, monkeypatch):
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
     data = make(folder)
-    files.write_rgb(folder / "007.png", np.zeros((16, 20, 3), np.uint8))
-    with pytest.raises(UserError, match=r"007\.png"):
+    for number in range(6):
+        (folder / f"{number:03}.png").unlink()
+    with pytest.raises(UserError, match="more than half of the pictures"):
         list(data.batches(0))
 
 
 def test_any_error_of_a_thread_reaches_the_consumer_as_it_is(folder, monkeypatch):
     error = RuntimeError("boom")
+    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    data = make(folder)
 
     def fail(path):
         raise error
 
     monkeypatch.setattr(files, "read_rgb", fail)
     with pytest.raises(RuntimeError) as caught:
-        next(make(folder).batches(0))
+        next(data.batches(0))
     assert caught.value is error
 
 
@@ -277,10 +320,3 @@ def test_sample_is_a_data_set_of_its_own():
     np.testing.assert_array_equal(
         data.fixed_patches(1)[0], photos.sample_photos()["chelsea"][102:198, 177:273]
     )
-
-
-def test_scanning_reads_headers_only(tmp_path, monkeypatch):
-    write_pictures(tmp_path, [(16, 16)] * 5)
-    decoded = count_decodes(monkeypatch)
-    make(tmp_path)
-    assert not decoded

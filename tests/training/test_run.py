@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,10 +32,10 @@ def run_training(folder, cfg, *, restart=False):
 
 
 def arrays_of(folder):
-    files = sorted((folder / "checkpoint").glob("*.npz"))
+    files = set((folder / "checkpoint").glob("*.npz")) - {folder / "checkpoint/srgan_state_previous.npz"}
     return {
         f"{file.name}:{name}": value
-        for file in files
+        for file in sorted(files)
         for name, value in checkpoints.read_npz(file)[0].items()
     }
 
@@ -339,14 +340,20 @@ def run_until(tmp_path, monkeypatch):
     real_epoch = run.Run._epoch
 
     def until(cfg, stop_after):
-        def epoch_with_stop(run, batches, stop):
+        def epoch_with_stop(run, stop):
+            batches = run.batches
+
             def counted():
                 for images in batches:
-                    if run.step + 1 == stop_after:
+                    if run.state.step + 1 == stop_after:
                         stop.signal = 15
                     yield images
 
-            real_epoch(run, counted(), stop)
+            run.batches = counted()
+            try:
+                return real_epoch(run, stop)
+            finally:
+                run.batches = batches
 
         with monkeypatch.context() as patch:
             patch.setattr(run.Run, "_epoch", epoch_with_stop)
@@ -462,8 +469,10 @@ def test_saver_checkpoints_are_checked_and_forgotten_like_the_state(tmp_path):
         file.unlink()
     with pytest.raises(UserError, match=r"TRAIN.seed was 0, is 1"):
         run_training(tmp_path, tiny(*settings, "TRAIN.seed=1"))
+    latest = Path(tf.train.latest_checkpoint(str(tmp_path / "checkpoint/saver")))
     run_training(tmp_path, tiny(*settings, "TRAIN.seed=1", "TRAIN.n_epoch_init=0"), restart=True)
-    assert not (tmp_path / "checkpoint/saver").exists()
+    assert latest.parent.name == "saver" and not latest.with_suffix(".json").exists()
+    assert (tmp_path / "checkpoint/replaced/saver" / f"{latest.name}.json").exists()
 
 
 def test_state_without_adversarial_epochs_has_no_discriminator(pretrained_run):

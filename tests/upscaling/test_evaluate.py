@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 def test_weights_are_the_named_then_the_runs_then_the_programs(folder, monkeypatch):
     monkeypatch.setattr(checkpoints, "PRETRAINED_DIR", folder / "pretrained")
     with pytest.raises(UserError, match=r"--mode=srgan first"):
-        evaluate.find_weights(None, folder / "checkpoint")
+        evaluate.find_weights(None, None)
     order = [
         folder / "pretrained/g_srresnet.npz",
         folder / "pretrained/g_srgan.npz",
@@ -37,8 +38,13 @@ def test_weights_are_the_named_then_the_runs_then_the_programs(folder, monkeypat
     (folder / "pretrained").mkdir()
     for path in order:
         path.touch()
-        assert evaluate.find_weights(None, folder / "checkpoint").resolve() == path
+        assert evaluate.find_weights(None, None).resolve() == path
     assert str(evaluate.find_weights("named.npz", folder / "checkpoint")) == "named.npz"
+
+
+def test_a_run_that_was_named_is_not_replaced_by_the_programs_weights(folder):
+    with pytest.raises(UserError, match="there are no weights in chekpoint"):
+        evaluate.find_weights(None, Path("chekpoint"))
 
 
 def test_validation_pictures_and_scores(folder, caplog):

@@ -13,7 +13,8 @@ from PIL import Image, ImageCms
 from common.errors import UserError
 from images.files import Picture, read_picture, size_of, write_picture
 from upscaling import folders
-from upscaling.folders import plan_outputs, resize, upscale_files
+from upscaling.folders import resize, upscale_files
+from upscaling.jobs import plan_outputs
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -187,14 +188,13 @@ def test_mistakes_are_refused_before_any_work(tmp_path):
     write_picture(tmp_path / "in/a.jpg", Picture(np.zeros((4, 4, 3), np.uint8)))
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    png, jpg = str(tmp_path / "in/a.png"), str(tmp_path / "in/a.jpg")
+    png = str(tmp_path / "in/a.png")
     out = tmp_path / "out"
     cases = [
         (["nowhere.png"], out, {}, "there is no file or folder 'nowhere.png'"),
         ([str(tmp_path / "empty")], out, {}, "no pictures in"),
         ([png], tmp_path / "file", {}, "--output: cannot write to"),
         ([png], tmp_path / "file/below", {}, "--output: cannot write to"),
-        ([png, jpg], out, {"format": "png"}, f"{png!r} and {jpg!r} would both become"),
         ([png, str(tmp_path / "other")], out, {}, "would both become"),
         ([png, str(tmp_path / "in/a_x4.png")], tmp_path / "in", {}, "would overwrite the input"),
     ]
@@ -357,25 +357,87 @@ def test_reading_computing_and_writing_overlap_but_stay_bounded(tmp_path, monkey
     assert max(seen_behind) == 1  # and the last one written
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
-def test_interruptions_and_bugs_pass_and_leave_no_thread_and_no_half_file(tmp_path, error):
+def test_interruptions_pass_and_leave_no_thread_and_no_half_file(tmp_path):
     for index in range(4):
         make_png(tmp_path / f"in/{index}.png")
-    calls = []
-
-    def upscale(pixels, progress):
-        calls.append(1)
-        if len(calls) == 3:
-            raise error
-        return nearest(pixels, progress)
-
+    upscale = failing_at(3, KeyboardInterrupt)
     threads = threading.active_count()
-    with pytest.raises(error):
+    with pytest.raises(KeyboardInterrupt):
         upscale_files(upscale, [str(tmp_path / "in")], tmp_path / "out")
     assert threading.active_count() == threads
     assert names_in(tmp_path / "out") == ["0_x4.png", "1_x4.png"]
     assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "out") == 0
     assert len(names_in(tmp_path / "out")) == 4
+
+
+def failing_at(call, error):
+    """An upscaler that raises in one of its calls."""
+    calls = []
+
+    def upscale(pixels, progress):
+        calls.append(1)
+        if len(calls) == call:
+            raise error
+        return nearest(pixels, progress)
+
+    return upscale
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), MemoryError(), OSError(5, "Input error")])
+def test_whatever_goes_wrong_with_a_picture_is_that_pictures_failure(tmp_path, capfd, error):
+    for index in range(4):
+        make_png(tmp_path / f"in/{index}.png")
+    assert upscale_files(failing_at(2, error), [str(tmp_path / "in")], tmp_path / "out") == 1
+    assert names_in(tmp_path / "out") == ["0_x4.png", "2_x4.png", "3_x4.png"]
+    assert f"cannot upscale {tmp_path}/in/1.png: {type(error).__name__}" in capfd.readouterr().err
+
+
+def test_failures_of_the_writer_are_those_of_its_picture(tmp_path, capfd, monkeypatch):
+    for index in range(3):
+        make_png(tmp_path / f"in/{index}.png")
+    write = folders.write_picture
+
+    def failing_write(path, picture):
+        if path.name == "1_x4.png":
+            raise RuntimeError("boom")
+        write(path, picture)
+
+    monkeypatch.setattr(folders, "write_picture", failing_write)
+    assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "out") == 1
+    assert names_in(tmp_path / "out") == ["0_x4.png", "2_x4.png"]
+    assert "in/1.png: RuntimeError boom" in capfd.readouterr().err
+
+
+def test_results_that_memory_cannot_hold_are_refused_by_their_size(tmp_path, capfd, monkeypatch):
+    make_png(tmp_path / "in/a.png", 20, 20)
+    make_png(tmp_path / "in/b.png", 10, 10)
+    monkeypatch.setattr(folders, "memory_limit", lambda: 12 * 16 * 20 * 20 - 1)
+    assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "out") == 1
+    assert names_in(tmp_path / "out") == ["b_x4.png"]
+    assert "a.png: 20 x 20 px become 80 x 80, which takes about" in capfd.readouterr().err
+
+
+def test_pictures_that_would_become_one_file_keep_their_suffix_in_the_name(tmp_path):
+    make_png(tmp_path / "in/x.png")
+    Image.new("RGB", (6, 5)).save(tmp_path / "in/x.gif")
+    jobs = plan_outputs([str(tmp_path / "in")], tmp_path / "out")
+    assert {job.source.name: job.target.name for job in jobs} == {
+        "x.gif": "x_x4.png",
+        "x.png": "x.png_x4.png",
+    }
+    assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "in") == 0
+    assert len(plan_outputs([str(tmp_path / "in")], tmp_path / "in")) == 2  # results are not taken for inputs
+
+
+def test_results_of_other_weights_are_not_taken_for_done(tmp_path):
+    source = str(make_png(tmp_path / "a.png"))
+    out = tmp_path / "out"
+    assert upscale_files(nearest, [source], out, made_with="one") == 0
+    assert upscale_files(nearest, [source], out, made_with="one") == 0
+    with pytest.raises(UserError, match="made with other weights"):
+        upscale_files(nearest, [source], out, made_with="two")
+    assert upscale_files(nearest, [source], out, made_with="two", overwrite=True) == 0
+    assert upscale_files(nearest, [source], out, made_with="two") == 0
 
 
 SLOW_RUN = """

@@ -20,7 +20,7 @@ def test_there_are_weights_of_both_phases():
 def test_weights_are_small_finite_and_say_where_they_come_from(file):
     assert file.stat().st_size < 7e6
     arrays, meta = load_generator(file)
-    checkpoints.require_finite(arrays)
+    assert checkpoints.is_finite(arrays)
     assert {"recipe", "step", "data", "seed", "commit"} <= meta.keys()
 
 

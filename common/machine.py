@@ -1,0 +1,34 @@
+"""What the machine gives this process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+CGROUP_ROOT = Path("/sys/fs/cgroup")
+CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
+UNKNOWN_MACHINE_BYTES = 4 * 2**30
+
+
+def memory_limit() -> int:
+    """Bytes of memory this process may take: the machine's, or its container's where that is less."""
+    try:
+        limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return UNKNOWN_MACHINE_BYTES
+    for file in _limit_files():
+        with contextlib.suppress(OSError, ValueError):  # 'max', or not there
+            limit = min(limit, int(file.read_text()))
+    return limit
+
+
+def _limit_files():
+    """Where Linux says the limits of a process's control groups, version 2 and 1, from within and above."""
+    groups = {"/"}
+    with contextlib.suppress(OSError):
+        groups |= {line.split(":", 2)[2] for line in CGROUP_OF_PROCESS.read_text().splitlines()}
+    for group in groups:
+        for name in (group, *map(str, Path(group).parents)):
+            yield CGROUP_ROOT / name.strip("/") / "memory.max"
+            yield CGROUP_ROOT / "memory" / name.strip("/") / "memory.limit_in_bytes"

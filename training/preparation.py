@@ -1,0 +1,62 @@
+"""What a run needs before it begins: VGG19 features, weights to start from, memory."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+import numpy as np
+
+import vgg19
+from common.errors import UserError
+from common.machine import memory_limit
+from tf1 import checkpoints, runtime
+
+log = logging.getLogger("srgan")
+
+
+def vgg_features(config) -> tuple[dict[str, np.ndarray], str]:
+    """(VGG19 weights, their name). {} and 'random' where `VGG.on_missing` lets random features stand in.
+
+    The name is the layer and a hash of the weights; 'none' without adversarial training.
+    """
+    if config.VGG.layer not in vgg19.layer_names():
+        raise UserError(f"VGG.layer must be one of {', '.join(vgg19.layer_names())}")
+    if not config.TRAIN.n_epoch:
+        return {}, "none"
+    try:
+        path = vgg19.find_weights(config.VGG.weights)
+    except vgg19.MissingWeights as error:
+        if config.VGG.on_missing == "stop":
+            raise
+        log.warning("WARNING: %s", error)
+        log.warning("WARNING: training against RANDOM VGG19 features (VGG.on_missing = 'random')")
+        return {}, "random"
+    weights = vgg19.read_weights(path, config.VGG.layer)
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(weights[name].tobytes())
+    log.info("VGG19 features %s from %s", config.VGG.layer, path)
+    return weights, f"{config.VGG.layer} {digest.hexdigest()[:12]}"
+
+
+def init_weights(config) -> dict[str, np.ndarray]:
+    """The generator that TRAIN.init_weights names, {} if it names none."""
+    path = config.TRAIN.init_weights
+    if not path:
+        return {}
+    if path == "pretrained":
+        path = checkpoints.pretrained("g_srresnet.npz")
+    arrays, meta = checkpoints.read_network(path, "SRGAN_g")
+    checkpoints.require_same_arguments(path, meta["arguments"], config.MODEL.generator)
+    log.info("Generator starts from %s", path)
+    return arrays
+
+
+def require_memory(least: int) -> None:
+    """Refuses a training step that cannot fit, before it takes the machine down."""
+    if not runtime.has_gpu() and least > memory_limit():
+        raise UserError(
+            f"a training step takes {least / 1e9:.0f} GB at least, and there are {memory_limit() / 1e9:.0f}: "
+            "choose a smaller TRAIN.batch_size or TRAIN.hr_patch_size"
+        )

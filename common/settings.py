@@ -170,7 +170,8 @@ def _checked(key: str, value, default):
         if not value and key in NOT_EMPTY:
             raise UserError(f"{key} must not be empty")
         return value
-    least, most = 1 if key in AT_LEAST_ONE else 0, 1 if key in AT_MOST_ONE else AT_MOST.get(key, 2**53)
+    least = 1 if key in AT_LEAST_ONE else 0
+    most = 1 if key in AT_MOST_ONE else AT_MOST.get(key, 2**53 if type(value) is int else math.inf)
     if not math.isfinite(value):
         raise UserError(f"{key} must be finite, not {value!r}")
     if value < least:

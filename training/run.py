@@ -79,17 +79,17 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
                 continuation.set_aside_run(checkpoint_dir)
             log_config(checkpoint_dir / "config.json", config, recipe)
             continuation.write_listing(checkpoint_dir, dataset.listing)
-            Run(config, graph, session, dataset, sampler, state).loop()
+            Run(config, graph, session, dataset, sampler, state, restart).loop()
 
 
 class Run:
     """One training run: a session, its files, and where it is."""
 
-    def __init__(self, config, graph, session, dataset, sampler, state: RunState):
+    def __init__(self, config, graph, session, dataset, sampler, state: RunState, restarted: bool):
         self.config, self.graph, self.session = config, graph, session
         self.dataset, self.sampler, self.state = dataset, sampler, state
-        self.schedule = state.schedule
-        self.skips_in_row = self.collapsed_epochs = 0
+        self.schedule, self.restarted = state.schedule, restarted
+        self.collapsed_epochs = 0
         self.owed = False  # whether the weights of an epoch could not be written
 
     # -- the loop
@@ -111,9 +111,10 @@ class Run:
                 while self.state.step < self.schedule.total_steps:
                     if self._epoch(stop) and self.schedule.position(self.state.step)[2] == 0:
                         self._end_epoch()
-                    if stop.signal:
+                    if stop.signal and not self.state.has_gone_wrong:
                         self.state.save()
-                        self.state.say("Stopped and saved; the same command continues, without --restart")
+                        but = ", without --restart" if self.restarted else ""
+                        self.state.say(f"Stopped and saved; the same command continues{but}")
                         raise SystemExit(128 + stop.signal)
             except Exception as error:
                 self._save_after(error)
@@ -165,7 +166,7 @@ class Run:
                     checkpoints.load(self.session, {self.graph.lr_v: rate})
                 if not self._step(phase, bar):
                     return False
-                if stop.signal:
+                if stop.signal and not self.state.has_gone_wrong:
                     break
         return True
 
@@ -177,15 +178,16 @@ class Run:
         self.state.step += 1
         self.state.sums["seconds"] = self.state.sums.get("seconds", 0.0) + time.perf_counter() - started
         if all(finite) and np.isfinite(list(values.values())).all():
-            self.skips_in_row = 0
+            self.state.skips_in_row = 0
             for name, value in {**values, "counted": 1}.items():
                 self.state.sums[name] = self.state.sums.get(name, 0.0) + float(value)
         else:
-            self.skips_in_row += 1
+            self.state.skips_in_row += 1
             self.state.event(
                 f"step {self.state.step} skipped: its losses or gradients are not finite ({values})"
             )
-            if self.skips_in_row >= MOST_SKIPS:
+            is_last = self.state.step == self.schedule.total_steps
+            if self.state.skips_in_row >= MOST_SKIPS or (is_last and self.state.has_gone_wrong):
                 self._go_back()
                 return False
         bar.update()
@@ -197,15 +199,15 @@ class Run:
         if self.state.rate_factor < 1:
             rate = self.config.TRAIN.lr_init / 10
             raise UserError(
-                f"{MOST_SKIPS} steps in a row were not finite, at {LOWER_RATE:g} of the learning rate too: "
-                f"begin anew with --restart --set TRAIN.lr_init={rate:g}; what was saved will be kept in "
+                f"the last {self.state.skips_in_row} steps were not finite, at {LOWER_RATE:g} of the learning "
+                f"rate too: begin anew with --restart --set TRAIN.lr_init={rate:g}; what was saved will be kept in "
                 f"{self.state.folder / continuation.REPLACED_DIR}"
             )
         skipped_at = self.state.step
         self.state.restore(continuation.saved_run(self.state.folder))
-        self.state.rate_factor, self.skips_in_row = LOWER_RATE, 0
+        self.state.rate_factor, self.state.skips_in_row = LOWER_RATE, 0
         self.state.say(
-            f"WARNING: {MOST_SKIPS} steps up to step {skipped_at} were not finite: "
+            f"WARNING: the last steps up to step {skipped_at} were not finite: "
             f"back to step {self.state.step}, with {LOWER_RATE:g} of the learning rate"
         )
         self.log.go_back(self.state.step)
@@ -294,7 +296,7 @@ class Run:
     def _save_after(self, error: Exception) -> None:
         """Keeps what was done before an error that ends the run."""
         self.state.event(f"step {self.state.step}: {type(error).__name__}: {error}")
-        if self.state.saved_step < self.state.step and self.skips_in_row < MOST_SKIPS:
+        if self.state.saved_step < self.state.step and not self.state.has_gone_wrong:
             try:
                 self.state.save()
                 self.state.say(f"Saved step {self.state.step}")

@@ -35,6 +35,7 @@ class RunState:
         self.variables = [v for v in tf.compat.v1.global_variables() if v not in set(graph.vgg_params)]
         self.saver = tf.compat.v1.train.Saver(self.variables) if config.RUNTIME.saver else None
         self.saved_at, self.saved_step = time.monotonic(), -1
+        self.skips_in_row = 0  # steps whose losses or gradients were not finite
         self.event = Events(folder)
 
     def say(self, sentence: str) -> None:
@@ -73,6 +74,11 @@ class RunState:
         self.rate_factor = saved.meta.get("rate_factor", 1.0)
         self.saved_step = self.step
 
+    @property
+    def has_gone_wrong(self) -> bool:
+        """Whether more than a single step was not finite: the weights may be, and yet be of no use."""
+        return self.skips_in_row > 1
+
     def weights_for_use(self) -> dict[str, np.ndarray]:
         """The generator's weights: their moving average if TRAIN.ema_decay asks for one."""
         if self.graph.g_average:
@@ -92,8 +98,8 @@ class RunState:
 
     def save_weights(self, phase: str, epoch: int, weights: dict, psnr_db: float | None) -> None:
         """Writes the weights for users: the generator's, and in the adversarial phase D's too."""
-        if not checkpoints.is_finite(weights):
-            raise UserError("the weights are not finite")
+        if self.has_gone_wrong or not checkpoints.is_finite(weights):
+            raise UserError("its last steps are not finite")
         meta = {**self._meta(), "network": "SRGAN_g", "arguments": self.config.MODEL.generator}
         meta["psnr_db"] = psnr_db
         path = self.folder / WEIGHTS_FILES[phase]
@@ -112,11 +118,16 @@ class RunState:
             checkpoints.write_npz(self.folder / "d_srgan.npz", arrays, meta)
 
     def save(self) -> None:
-        """Writes all that a continued run needs to end with the same bits as an uninterrupted one."""
+        """Writes all that a continued run needs to end with the same bits as an uninterrupted one.
+
+        A state that has gone wrong never takes the place of a good one.
+        """
         arrays = checkpoints.fetch(self.session, self.variables)
         self.saved_at = time.monotonic()
-        if not checkpoints.is_finite(arrays):
-            self.say(f"WARNING: step {self.step} is not saved: its weights are not finite")
+        if self.has_gone_wrong or not checkpoints.is_finite(arrays):
+            self.say(
+                f"WARNING: step {self.step} is not saved: it is not finite; step {self.saved_step} is kept"
+            )
             return
         meta = {**self._meta(), "sums": self.sums, "rate_factor": self.rate_factor}
         continuation.save_state(self.folder, arrays, meta)

@@ -199,8 +199,9 @@ class Run:
         if self.state.rate_factor < 1:
             rate = self.config.TRAIN.lr_init / 10
             raise UserError(
-                f"the last {self.state.skips_in_row} steps were not finite, at {LOWER_RATE:g} of the learning "
-                f"rate too: begin anew with --restart --set TRAIN.lr_init={rate:g}; what was saved will be kept in "
+                f"the last {self.state.skips_in_row} steps were not finite, at {LOWER_RATE:g} of the "
+                f"learning rate too: begin anew with --restart --set TRAIN.lr_init={rate:g}; what was "
+                "saved will be kept in "
                 f"{self.state.folder / continuation.REPLACED_DIR}"
             )
         skipped_at = self.state.step

@@ -76,8 +76,8 @@ class RunState:
 
     @property
     def has_gone_wrong(self) -> bool:
-        """Whether more than a single step was not finite: the weights may be, and yet be of no use."""
-        return self.skips_in_row > 1
+        """Whether the last step was not finite: its weights may be, and yet be of no use."""
+        return self.skips_in_row > 0
 
     def weights_for_use(self) -> dict[str, np.ndarray]:
         """The generator's weights: their moving average if TRAIN.ema_decay asks for one."""

@@ -71,6 +71,7 @@ def test_state_is_saved_before_anything_that_may_fail(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("broken", ["samples", "weights", "log", "plot"])
 def test_what_a_run_shows_may_fail_and_is_tried_again(short_run, tmp_path, monkeypatch, caplog, broken):
+    caplog.set_level("INFO")
     failures = [OSError(28, "No space left on device")]
 
     def failing_once(function):
@@ -122,7 +123,7 @@ def test_a_run_whose_state_cannot_be_saved_ends_and_keeps_the_state_before(stopp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez", full_disk)
-    with pytest.raises(UserError, match="cannot write .*No space left on device"):
+    with pytest.raises(UserError, match=r"cannot write .*No space left on device"):
         run_training(stopped, tiny(*SHORT))
     assert (stopped / "checkpoint/srgan_state.npz").read_bytes() == before
     assert "could not be saved" in run_log(stopped)
@@ -230,7 +231,7 @@ def test_another_vgg_file_precision_or_device_is_refused_or_told_of(tmp_path, mo
         arrays = dict(file)
     arrays["block1_conv1/bias"][0] += 1
     np.savez(tmp_path / "other.npz", **arrays)
-    with pytest.raises(UserError, match="used conv1_1 .* VGG19 features"):
+    with pytest.raises(UserError, match=r"used conv1_1 .* VGG19 features"):
         run_training(tmp_path, tiny(*settings, f"VGG.weights={tmp_path / 'other.npz'}"))
     shutil.copy(VGG_FILE, tmp_path / "copy.npz")  # the same weights by another name
     run_training(tmp_path, tiny(*settings, f"VGG.weights={tmp_path / 'copy.npz'}"))
@@ -401,7 +402,7 @@ def test_a_collapsed_discriminator_is_told_of(tmp_path, monkeypatch, caplog):
 
 
 def test_a_step_that_cannot_fit_is_refused_before_anything_else(tmp_path):
-    with pytest.raises(UserError, match="a training step takes .* GB at least"):
+    with pytest.raises(UserError, match=r"a training step takes .* GB at least"):
         run_training(tmp_path, tiny("TRAIN.batch_size=65536", "TRAIN.hr_patch_size=8192"))
     assert not (tmp_path / "checkpoint").exists()
 

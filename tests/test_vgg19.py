@@ -6,8 +6,9 @@ import io
 import pickle
 import re
 import socket
+import subprocess
+import sys
 import urllib.error
-import warnings
 from pathlib import Path
 
 import h5py
@@ -61,15 +62,43 @@ def write_h5(path, weights, kernel, bias):
             group[bias.format(keras_name(name))] = biases
 
 
+KERAS_SCRIPT = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+with np.load(sys.argv[1]) as file:
+    weights = {name: file[name] for name in file.files}
+names = sys.argv[3:]
+layers = [tf.keras.Input([None, None, 3])]
+layers += [tf.keras.layers.Conv2D(weights[f"{name}/bias"].size, 3, name=name) for name in names]
+model = tf.keras.Sequential(layers)
+for layer, name in zip(model.layers, names):
+    layer.set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
+model.save(sys.argv[2])
+"""
+
+
 def write_keras_model(path, weights):
-    layers = [tf.keras.Input([None, None, 3])]
-    layers += [tf.keras.layers.Conv2D(b.size, 3, name=keras_name(name)) for name, (_, b) in weights.items()]
-    model = tf.keras.Sequential(layers)
-    for layer, arrays in zip(model.layers, weights.values()):
-        layer.set_weights(arrays)
-    with warnings.catch_warnings():  # h5py copies Keras's variables as NumPy 1 did
-        warnings.simplefilter("ignore", DeprecationWarning)
-        model.save(path)
+    """In a process of its own, since Keras needs eager execution."""
+    arrays = {}
+    for name, (kernel, bias) in weights.items():
+        arrays |= {f"{keras_name(name)}/kernel": kernel, f"{keras_name(name)}/bias": bias}
+    arrays_file = path.with_suffix(".npz")
+    np.savez(arrays_file, **arrays)
+    _run_keras(path, arrays_file, tuple(map(keras_name, weights)), tuple(map(bytes, arrays.values())))
+    arrays_file.unlink()
+
+
+_MODELS = {}  # what Keras wrote for the same arrays
+
+
+def _run_keras(path, arrays_file, names, key):
+    if key not in _MODELS:
+        command = [sys.executable, "-W", "ignore", "-c", KERAS_SCRIPT, arrays_file, path, *names]
+        subprocess.run(command, check=True, capture_output=True)
+        _MODELS[key] = path.read_bytes()
+    path.write_bytes(_MODELS[key])
 
 
 class Python2Pickler(pickle._Pickler):

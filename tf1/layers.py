@@ -15,6 +15,8 @@ import tensorflow as tf
 
 from tf1.convolutions import conv2d
 
+# TensorLayer makes an eager tensor when it is imported, and with it threads, and on a GPU takes its memory
+tf.compat.v1.disable_eager_execution()
 with warnings.catch_warnings():  # TensorLayer's own use of old Python and NumPy names
     warnings.simplefilter("ignore")
     import tensorlayer as tl

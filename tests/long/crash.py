@@ -1,0 +1,172 @@
+"""Kills a small training at random moments, continues it, compares what it leaves with an undisturbed one.
+
+python tests/long/crash.py --kills 200 --seed 0
+
+Faults of the disk are tried too, one at each file operation in turn, with --faults N.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+from conftest import TINY, VGG_FILE
+
+from common.settings import make_config
+from tf1 import checkpoints
+from training import run
+
+SETTINGS = [*TINY, "TRAIN.n_epoch_init=3", "TRAIN.n_epoch_d=1", "TRAIN.n_epoch=3", "TRAIN.ema_decay=0.9"]
+# what ends a save by a crash: of no run and of none that follows
+LEFT_BY_A_KILL = ("previous", ".part", "_new.npz")
+
+
+def train(folder: Path) -> None:
+    run.train(
+        make_config(settings=[*SETTINGS, f"VGG.weights={folder.parent / VGG_FILE.name}"]),
+        folder / "checkpoint",
+        folder / "samples",
+        recipe="tensorlayer",
+        restart=False,
+    )
+
+
+def in_child(folder: Path, seconds: float | None = None, fail_at: int = 0) -> int:
+    """Trains in a fork, killed after so many seconds; returns its exit status, -9 if it was killed.
+
+    No session has been made here, so that there are no threads which the fork would lack.
+    """
+    child = os.fork()
+    if child == 0:
+        quiet = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(quiet, 1)
+        os.dup2(quiet, 2)
+        try:
+            fail_write(fail_at)
+            train(folder)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    deadline = time.monotonic() + (seconds or 600)
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def left_by(folder: Path) -> dict:
+    """What a run leaves, but for times: arrays and meta of checkpoints, samples' bytes, log lines."""
+    left = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_file() or any(word in name for word in LEFT_BY_A_KILL):
+            continue
+        if path.suffix == ".npz":
+            arrays, meta = checkpoints.read_npz(path)
+            meta.get("sums", {}).pop("seconds", None)
+            left[name] = {key: array.tobytes() for key, array in arrays.items()} | {"meta": meta}
+        elif path.suffix == ".png" and path.name != "learning_curve.png":
+            left[name] = path.read_bytes()
+        elif path.name == "train_log.jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            left[name] = [{key: line[key] for key in line if key != "seconds"} for line in lines]
+    return left
+
+
+def differences(expected: dict, found: dict) -> list[str]:
+    return [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+
+
+def kill(kills: int, seed: int, work: Path) -> None:
+    """Runs until there were so many kills; raises SystemExit at the first run that ends otherwise."""
+    rng = random.Random(seed)
+    work.mkdir()
+    shutil.copy(VGG_FILE, work)
+    started = time.monotonic()
+    assert in_child(work / "whole") == 0, "the undisturbed run failed"
+    whole_seconds = time.monotonic() - started
+    expected = left_by(work / "whole")
+    killed = in_saves = runs = 0
+    while killed < kills:
+        folder = work / f"run{runs}"
+        runs += 1
+        status = None
+        while status != 0:
+            # no kill once there were enough: the run then ends by itself
+            patience = rng.uniform(0.3, 1.0) * whole_seconds if killed < kills else None
+            status = in_child(folder, patience)
+            if status not in (0, -signal.SIGKILL):
+                raise SystemExit(f"seed {seed}: a run that was killed ended with {status} in {folder}")
+            killed += status == -signal.SIGKILL
+            in_saves += any(folder.rglob(".*.part*")) or any(folder.rglob("*_new.npz"))
+        if wrong := differences(expected, left_by(folder)):
+            raise SystemExit(f"seed {seed}: after kills these differ: {', '.join(sorted(wrong))} in {folder}")
+        shutil.rmtree(folder)
+    print(f"{killed} kills in {runs} runs, {in_saves} inside a write: every run ended with the same bits")
+
+
+def fail_write(number: int):
+    """Makes one of the calls that end a write fail, as on a full disk."""
+    calls = [0]
+
+    def failing(function):
+        def call(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == number:
+                raise OSError(28, "No space left on device")
+            return function(*args, **kwargs)
+
+        return call
+
+    os.fsync, os.replace = failing(os.fsync), failing(os.replace)
+
+
+def fault(count: int, seed: int, work: Path) -> None:
+    """Fails `count` of the writes of a run, one at a time, by chance; the run then goes on to its end."""
+    work.mkdir()
+    shutil.copy(VGG_FILE, work)
+    assert in_child(work / "whole") == 0, "the undisturbed run failed"
+    expected = left_by(work / "whole")
+    ended = 0
+    for number in sorted(random.Random(seed).sample(range(1, 101), count)):
+        folder = work / f"fault{number}"
+
+        ended += in_child(folder, fail_at=number) != 0
+        if in_child(folder) != 0:
+            raise SystemExit(f"a run did not go on after its write {number} had failed in {folder}")
+        # a failed sample or numbered file is not made up for, but the run is the same
+        wrong = [name for name in differences(expected, left_by(folder)) if name.endswith("state.npz")]
+        if wrong or not {"checkpoint/g_srgan.npz"} <= left_by(folder).keys():
+            raise SystemExit(f"after a failed write {number} these differ: {', '.join(wrong)} in {folder}")
+        shutil.rmtree(folder)
+    print(f"{count} failed writes, {ended} of which ended the run: every run ended with the same state")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--faults", type=int, default=0, help="at most 100")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="srgan-crash-"))
+    if args.kills:
+        kill(args.kills, args.seed, work / "kills")
+    if args.faults:
+        fault(args.faults, args.seed, work / "faults")
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()

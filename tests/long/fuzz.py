@@ -1,0 +1,209 @@
+"""Damages files by chance and reads them: each is read or refused in a sentence, in bounded time and memory.
+
+python tests/long/fuzz.py --files 10000 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import h5py
+import numpy as np
+from PIL import Image
+
+import vgg19
+from common.errors import UserError
+from common.settings import make_config
+from images.files import Picture, read_picture, size_of, write_picture
+from tf1 import checkpoints
+
+MOST_SECONDS = 10
+MOST_BYTES = 2**30
+LETTERS = b'\0\1\xff\x7f\x80 {}[]:,"PK<>IHDR'
+
+
+def make_files(folder: Path) -> list[tuple[Path, str]]:
+    """Whole files of all kinds that the program reads, small, and how each is read."""
+    rng = np.random.default_rng(0)
+    rgb = rng.integers(0, 256, (19, 23, 3), dtype=np.uint8)
+    deep = rng.integers(0, 65536, (19, 23, 3), dtype=np.uint16)
+    exif = Image.Exif()
+    exif[271], exif[274] = "maker", 6
+    files = {}
+    for suffix in ("png", "jpg", "webp", "bmp", "tiff"):
+        write_picture(folder / f"a.{suffix}", Picture(rgb, exif=b"Exif\0\0" + exif.tobytes()[6:]))
+        files[f"a.{suffix}"] = "picture"
+    for suffix in ("png", "tiff"):
+        write_picture(folder / f"deep.{suffix}", Picture(deep, alpha=deep[..., 0]))
+        files[f"deep.{suffix}"] = "picture"
+    image = Image.fromarray(rgb)
+    image.save(folder / "a.gif", save_all=True, append_images=[image.rotate(90)])
+    image.save(folder / "a.avif")
+    image.convert("CMYK").save(folder / "cmyk.jpg")
+    image.convert("1").save(folder / "bits.png")
+    image.convert("P").save(folder / "palette.png")
+    image.save(folder / "lzw.tiff", compression="tiff_lzw")
+    for name in ("a.gif", "a.avif", "cmyk.jpg", "bits.png", "palette.png", "lzw.tiff"):
+        files[name] = "picture"
+    meta = {"network": "SRGAN_g", "arguments": {"num_blocks": 1}, "recipe": "cpu", "step": 3}
+    checkpoints.write_npz(folder / "g.npz", {"SRGAN_g/a": np.ones((3, 4), np.float32)}, meta)
+    weights = {"kernel": rng.random((3, 3, 3, 64), np.float32), "bias": rng.random(64, np.float32)}
+    np.savez_compressed(folder / "vgg.npz", **{f"block1_conv1/{name}": a for name, a in weights.items()})
+    np.save(folder / "vgg.npy", {"conv1_1": list(weights.values())}, allow_pickle=True)
+    with h5py.File(folder / "vgg.h5", "w") as file:
+        for name, array in weights.items():
+            file[f"block1_conv1/block1_conv1/{name}:0"] = array
+    (folder / "settings.json").write_text(json.dumps({"TRAIN": {"batch_size": 2, "lr_init": 0.5}}))
+    files |= {"g.npz": "checkpoint", "settings.json": "settings"}
+    files |= {name: "vgg" for name in ("vgg.npz", "vgg.npy", "vgg.h5")}
+    return [(folder / name, kind) for name, kind in files.items()]
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """The same with a few bytes changed, cut off, doubled or inserted."""
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        at = rng.randrange(len(data)) if rng.random() < 0.5 else rng.randrange(min(len(data), 200))
+        match rng.randrange(6):
+            case 0:
+                data[at] ^= 1 << rng.randrange(8)
+            case 1:
+                data[at] = rng.choice(LETTERS)
+            case 2:
+                data[at : at + 4] = rng.choice((b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\x7f\xff\xff\xff"))
+            case 3 if len(data) > 20 and rng.random() < 0.3:
+                del data[at:]
+            case 4:
+                end = at + rng.randrange(64)
+                data[at:at] = data[at:end]
+            case 5:
+                del data[at : at + rng.randrange(1, 9)]
+        if not data:
+            data = bytearray(b"\0")
+    return bytes(data)
+
+
+def read(path: Path, kind: str) -> None:
+    if kind == "picture":
+        size_of(path)
+        read_picture(path)
+    elif kind == "checkpoint":
+        checkpoints.read_network(path, "SRGAN_g")
+    elif kind == "vgg":
+        vgg19.read_weights(path, "conv1_1")
+    else:
+        make_config(file=str(path))
+
+
+def serve(pipe) -> None:
+    """Reads the files it is told of; says what came of each and the most memory so far."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    logging.disable()
+    warnings.simplefilter("ignore")
+    while True:
+        path, kind = pipe.recv()
+        try:
+            read(path, kind)
+            outcome = "read"
+        except UserError as error:
+            outcome = "refused" if "\n" not in str(error) else f"refused in several lines: {error!r}"
+        except BaseException as error:
+            outcome = f"{type(error).__name__}: {error}"
+        pipe.send((outcome, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
+
+
+class Reader:
+    """A process that reads, started again when it dies or hangs."""
+
+    def __init__(self):
+        self.start()
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("fork")
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def read(self, path: Path, kind: str) -> tuple[str, int]:
+        self.pipe.send((path, kind))
+        try:
+            if self.pipe.poll(MOST_SECONDS):
+                return self.pipe.recv()
+            outcome = f"hangs for {MOST_SECONDS} s"
+        except EOFError:
+            self.process.join()
+            outcome = f"ends the process ({self.process.exitcode})"
+        self.stop()
+        self.start()
+        return outcome, 0
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def fuzz(count: int, seed: int, folder: Path) -> list[str]:
+    """Faults that were found; each leaves its file in the folder."""
+    rng = random.Random(seed)
+    originals = [(path, kind, path.read_bytes()) for path, kind in make_files(folder)]
+    reader, faults, outcomes, slowest = Reader(), [], {"read": 0, "refused": 0}, 0.0
+    for path, kind, _ in originals:
+        outcome, base = reader.read(path, kind)
+        assert outcome == "read", (path, outcome)
+    most = base
+    for number in range(count):
+        path, kind, data = rng.choice(originals)
+        file = folder / f"{number}_{path.name}"
+        file.write_bytes(damaged(data, rng))
+        started = time.monotonic()
+        outcome, memory = reader.read(file, kind)
+        slowest = max(slowest, time.monotonic() - started)
+        if memory - base > MOST_BYTES:
+            outcome = f"takes {(memory - base) / 2**20:.0f} MB"
+            reader.stop()
+            reader.start()
+        most = max(most, memory)
+        if outcome in outcomes:
+            outcomes[outcome] += 1
+            file.unlink()
+        else:
+            faults.append(f"{file}: {outcome}")
+    reader.stop()
+    print(
+        f"{count} files: {outcomes['read']} read, {outcomes['refused']} refused, {len(faults)} faults; "
+        f"slowest {slowest:.2f} s, {(most - base) / 2**20:.0f} MB at most"
+    )
+    return faults
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=10000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="srgan-fuzz-"))
+    faults = fuzz(args.files, args.seed, folder)
+    if faults:
+        print("\n".join(faults))
+        sys.exit(1)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Short forms of the long tests, each in a process of its own: `make crash-test` and `make fuzz` do more."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LONG = Path(__file__).parent / "long"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["crash.py", "--kills", "10", "--seed", "1"], "10 kills in"),
+        (["crash.py", "--faults", "5", "--seed", "1"], "5 failed writes"),
+        (["fuzz.py", "--files", "400", "--seed", "1"], "400 files"),
+    ],
+)
+def test_short_form(arguments, words):
+    script, *options = arguments
+    command = [sys.executable, str(LONG / script), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert words in done.stdout

@@ -140,14 +140,35 @@ def keras_vgg19():
     return tf.keras.applications.VGG19(include_top=False, weights=None)
 
 
-def keras_features(model, weights, picture, layers):
+KERAS_FEATURES_SCRIPT = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+with np.load(sys.argv[1]) as file:
+    arrays = {name: file[name] for name in file.files}
+picture = arrays.pop("picture")
+model = tf.keras.applications.VGG19(include_top=False, weights=None)
+for name in {key.partition("/")[0] for key in arrays}:
+    model.get_layer(name).set_weights([arrays[f"{name}/kernel"], arrays[f"{name}/bias"]])
+outputs = [model.get_layer(name).output for name in sys.argv[3:]]
+inputs = tf.keras.applications.vgg19.preprocess_input(picture[None].astype(np.float32))
+features = tf.nest.flatten(tf.keras.Model(model.input, outputs)(inputs))
+np.savez(sys.argv[2], *[np.array(tensor) for tensor in features])
+"""
+
+
+def keras_features(folder, weights, picture, layers):
     """Features by Keras's layers and Keras's own preprocessing of uint8 [h, w, 3] RGB."""
-    for name, arrays in weights.items():
-        model.get_layer(keras_name(name)).set_weights(arrays)
-    outputs = [model.get_layer(keras_name(layer)).output for layer in layers]
-    inputs = tf.keras.applications.vgg19.preprocess_input(picture[None].astype(np.float32))
-    features = tf.keras.Model(model.input, outputs)(inputs)
-    return [np.array(tensor) for tensor in tf.nest.flatten(features)]
+    arrays = {"picture": picture}
+    for name, (kernel, bias) in weights.items():
+        arrays |= {f"{keras_name(name)}/kernel": kernel, f"{keras_name(name)}/bias": bias}
+    np.savez(folder / "in.npz", **arrays)
+    names = [keras_name(layer) for layer in layers]
+    script = [sys.executable, "-W", "ignore", "-c", KERAS_FEATURES_SCRIPT]
+    subprocess.run([*script, folder / "in.npz", folder / "out.npz", *names], check=True, capture_output=True)
+    with np.load(folder / "out.npz") as file:
+        return [file[name] for name in file.files]
 
 
 def our_features(weights, picture, layers):
@@ -170,19 +191,19 @@ def assert_agree(ours, keras):
 # --- The network ----------------------------------------------------------------------------------
 
 
-def test_features_are_those_of_keras_at_pool4_and_conv5_4(keras_vgg19):
+def test_features_are_those_of_keras_at_pool4_and_conv5_4(tmp_path):
     picture = np.random.default_rng(1).integers(0, 256, (64, 48, 3), np.uint8)
     weights = random_weights(conv_names("conv5_4"))
     layers = ("conv5_4", "pool4")
     ours = our_features(weights, picture, layers)
-    keras = keras_features(keras_vgg19, weights, picture, layers)
+    keras = keras_features(tmp_path, weights, picture, layers)
     assert [features.shape for features in ours] == [(1, 4, 3, 512)] * 2  # 64 / 16 and 48 / 16
     for a, b in zip(ours, keras):
         assert 0.1 < b.max() < 1e4  # neither died nor exploded
         assert_agree(a, b)
 
 
-def test_features_of_a_photo_by_real_weights_are_those_of_keras(shared, keras_vgg19):
+def test_features_of_a_photo_by_real_weights_are_those_of_keras(shared, tmp_path):
     picture = validation_photo()[40:136, 180:276]
     path = shared / "weights" / "vgg19_keras_conv1_1-conv3_4_fp32.npz"
     flat = read_weights(path, "conv3_4")
@@ -190,7 +211,7 @@ def test_features_of_a_photo_by_real_weights_are_those_of_keras(shared, keras_vg
         name: (flat[f"VGG19/{name}/filters"], flat[f"VGG19/{name}/biases"]) for name in conv_names("conv3_4")
     }
     ours = our_features(weights, picture, ["conv3_4"])
-    keras = keras_features(keras_vgg19, weights, picture, ["conv3_4"])
+    keras = keras_features(tmp_path, weights, picture, ["conv3_4"])
     assert ours[0].shape == (1, 24, 24, 256)
     assert_agree(ours[0], keras[0])
 

@@ -79,6 +79,7 @@ config.RUNTIME = edict()
 config.RUNTIME.precision = "auto"  # 'auto': bfloat16 where the hardware has it; 'float32', 'bfloat16'
 config.RUNTIME.intra_op_threads = 0  # threads inside one operation; 0: one per core
 config.RUNTIME.xla = False  # compile the graph with XLA, on a GPU
+config.RUNTIME.deterministic = False  # the same bits on a GPU too, slower; a CPU's are so anyway
 config.RUNTIME.saver = False  # also keep a tf.compat.v1.train.Saver checkpoint
 config.RUNTIME.memory_mb = 0  # memory for upscaling; 0: a quarter of the machine's, at most 2000
 

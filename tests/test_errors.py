@@ -2,6 +2,10 @@
 
 import gc
 import json
+import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -495,3 +499,48 @@ def test_losses_that_explode_at_a_lower_rate_too_stop_the_run_and_keep_its_check
 def test_final_factors_out_of_range(refusal, factor):
     message = refusal("--mode=evaluate", "--input", "a.png", "--output", "out", "--outscale", factor)
     assert message.startswith(f"--outscale must be above 0 and at most 16, not {factor}")
+
+
+# --- The process
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--mode=srgan", "--outscale", "2"], "--outscale belongs to --mode=evaluate"),
+        (["--mode=srgan", "--format", "png"], "--format belongs to --mode=evaluate"),
+        (["--mode=srgan", "--output", "x"], "--output belongs to --mode=evaluate and --mode=benchmark"),
+        (["--mode=benchmark", "--input", "x", "--overwrite"], "--overwrite belongs to --mode=evaluate"),
+        (["--mode=evaluate", "--format", "png"], "--format needs --input and --output"),
+        (["--mode=evaluate", "--restart"], "--restart belongs to --mode=srgan"),
+    ],
+)
+def test_options_of_another_mode_are_not_ignored(refusal, options, sentence):
+    assert refusal(*options).startswith(sentence)
+
+
+def start_main(*arguments, prefix="", **options):
+    command = f"{prefix} exec {sys.executable} {main.__file__} {' '.join(arguments)}"
+    return subprocess.Popen(
+        ["bash", "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def test_ctrl_c_before_the_start_ends_without_a_traceback():
+    with start_main("--mode=evaluate") as process:
+        time.sleep(0.3)  # the interpreter itself has started
+        process.send_signal(signal.SIGINT)
+        err = process.communicate(timeout=60)[1]
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_end_the_program_or_spoil_its_files(tmp_path, closed):
+    path = write_generator(tmp_path / "g.npz")
+    Image.new("RGB", (5, 4)).save(tmp_path / "a.png")
+    arguments = ["--mode=evaluate", "--weights", str(path), "--input", "a.png", "--output", "out"]
+    with start_main(*arguments, prefix=f"exec {closed};", cwd=tmp_path) as process:
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert read_rgb(tmp_path / "out/a_x4.png").shape == (16, 20, 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from pathlib import Path
@@ -10,7 +11,10 @@ import tensorflow as tf
 
 from common.machine import memory_limit
 
+log = logging.getLogger("srgan")
+
 DEFAULT_MEMORY_BYTES = 1280 * 2**20  # larger tiles gain nothing
+GPU_DRIVER = Path("/proc/driver/nvidia/version")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -25,6 +29,20 @@ def session_config(settings) -> tf.compat.v1.ConfigProto:
         level = tf.compat.v1.OptimizerOptions.ON_1
         options.graph_options.optimizer_options.global_jit_level = level
     return options
+
+
+def configure(settings) -> None:
+    """What `config.RUNTIME` asks of the whole process; says what stands in the way of a GPU."""
+    if settings.precision == "float32":  # what is called so and has ten bits only, TF32, is not meant
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
+    if GPU_DRIVER.exists() and not has_gpu():
+        log.warning(
+            "WARNING: this machine has an NVIDIA GPU, but TensorFlow cannot use it: the CPU computes. "
+            "Install its CUDA libraries: pip install 'tensorflow[and-cuda]==%s'",
+            tf.__version__,
+        )
 
 
 def allow_reduced_precision(options: tf.compat.v1.ConfigProto, dtype: tf.DType) -> None:

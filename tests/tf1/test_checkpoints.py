@@ -1,5 +1,8 @@
 """npz checkpoints."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -118,3 +121,97 @@ def test_networks_that_are_not_finite_are_refused(tmp_path, bad):
     checkpoints.write_npz(tmp_path / "x.npz", arrays, meta)
     with pytest.raises(UserError, match="scope/w holds values that are not finite"):
         checkpoints.read_network(tmp_path / "x.npz", "G")
+
+
+# --- Files of strangers
+
+
+def write_zip(path, members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, data in members:
+            file.writestr(name, data)
+    return path
+
+
+def npy(array=None, header=None, data=b""):
+    """The bytes of an npy file, or of one whose header says something else."""
+    stream = io.BytesIO()
+    if header is None:
+        np.lib.format.write_array(stream, array)
+    else:
+        np.lib.format.write_array_header_1_0(stream, header)
+        stream.write(data)
+    return stream.getvalue()
+
+
+META = npy(np.array('{"format_version": 1, "network": "G", "arguments": {}, "recipe": "r", "step": 1}'))
+HUGE = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)}
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("__meta__.npy", META), ("a.npy", npy(header=HUGE))],
+        [("__meta__.npy", META), ("a.npy", npy(header={**HUGE, "shape": (3,)}, data=bytes(8)))],
+        [("__meta__.npy", META), ("a.npy", b"\x93NUMPY\x09\x00")],
+        [("__meta__.npy", META), ("a.npy", npy(np.array(["text"])))],
+        [("__meta__.npy", META), ("a.npy", b"")],
+        [("__meta__.npy", META), ("a.npy", META.replace(b"<U", b"|O"))],
+        [("__meta__.npy", npy(np.array("[" * 10**5)))],
+        [("__meta__.npy", npy(np.array(3.0)))],
+        [("__meta__.npy", b"nothing")],
+    ],
+)
+def test_hostile_files_are_refused_in_one_sentence(tmp_path, members):
+    path = write_zip(tmp_path / "x.npz", members)
+    with pytest.raises(UserError, match=r"x\.npz is damaged or not a checkpoint") as error:
+        checkpoints.read_network(path, "G")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("change", [("arguments", []), ("step", None), ("step", "3"), ("recipe", 1)])
+def test_meta_of_wrong_types_is_refused(tmp_path, change):
+    meta = {"network": "G", "arguments": {}, "recipe": "r", "step": 1, change[0]: change[1]}
+    checkpoints.write_npz(tmp_path / "x.npz", ARRAYS, meta)
+    with pytest.raises(UserError, match=f"its __meta__ lacks {change[0]}"):
+        checkpoints.read_network(tmp_path / "x.npz", "G")
+
+
+def test_deflated_bombs_are_refused_before_they_are_read(tmp_path):
+    bomb = npy(np.zeros(20 * 2**20, np.float32))
+    path = write_zip(tmp_path / "x.npz", [("__meta__.npy", META), ("a.npy", bomb)], zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match="it is small, but claims to hold 80 MB"):
+        checkpoints.read_npz(path)
+
+
+def test_files_of_savez_compressed_and_fortran_order_are_read(tmp_path):
+    arrays = {"a": np.asfortranarray(np.arange(12.0).reshape(3, 4))}
+    meta = np.array('{"format_version": 1}')
+    np.savez_compressed(tmp_path / "x.npz", __meta__=meta, **arrays)
+    np.testing.assert_array_equal(checkpoints.read_npz(tmp_path / "x.npz")[0]["a"], arrays["a"])
+
+
+def test_encrypted_and_oddly_compressed_files_are_refused(tmp_path):
+    path = write_zip(tmp_path / "x.npz", [("__meta__.npy", META)])
+    whole = path.read_bytes()
+    central = whole.index(b"PK\x01\x02")
+    for offset, value in ((8, 1), (10, 97)):  # flag bits, method, in the central directory
+        data = bytearray(whole)
+        data[central + offset] = value
+        path.write_bytes(data)
+        with pytest.raises(UserError, match="damaged or not a checkpoint"):
+            checkpoints.read_npz(path)
+
+
+def test_what_is_left_over_is_named(session):
+    a = tf.compat.v1.get_variable("a", initializer=np.float32([1, 2]))
+    with pytest.raises(UserError, match=r"mine.npz does not fit this network: it has b too"):
+        checkpoints.assign(session, [a], {"a": np.zeros(2), "b": np.zeros(1)}, "mine.npz")
+
+
+def test_network_arguments_that_differ_are_named():
+    checkpoints.require_same_arguments("x", {"a": 1, "old": 2}, {"a": 1, "new": (3,)})
+    with pytest.raises(
+        UserError, match="x holds another network: a is 1 there and 2 here; b is t there and l here"
+    ):
+        checkpoints.require_same_arguments("x", {"a": 1, "b": "t", "c": [1]}, {"a": 2, "b": "l", "c": (1,)})

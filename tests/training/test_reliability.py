@@ -13,11 +13,12 @@ from test_run import arrays_of, assert_same_bits, log_lines, run_training, tiny
 
 from common import files as common_files
 from common.errors import UserError
-from images import files
+from images import bicubic, files
 from images.photos import sample_photos
 from tf1 import checkpoints, layers
 from training import continuation, graph, run, state
 from training.schedule import Schedule
+from upscaling.upscaler import Upscaler, load_generator
 
 SHORT = ("TRAIN.n_epoch=0",)  # six steps of pretraining in two epochs
 
@@ -442,3 +443,87 @@ def test_fingerprints_tell_pictures_apart_but_not_folders_or_times():
     for name, entry in (("c.png", (20, 0, 6, 7)), ("b.png", (21, 0, 6, 7)), ("b.png", (20, 0, 7, 6))):
         other = {"a.png": listing["a.png"], name: entry}
         assert continuation.fingerprint(listing) != continuation.fingerprint(other)
+
+
+# --- What training was made of
+
+
+@pytest.fixture
+def started(tmp_path, monkeypatch):
+    """Starts a run and returns it without a step."""
+
+    def start(cfg):
+        runs = []
+        with monkeypatch.context() as patch:
+            patch.setattr(run.Run, "loop", lambda self: runs.append(self) or looked(self))
+            run_training(tmp_path, cfg)
+        return seen.pop()
+
+    seen = []
+
+    def looked(run_):
+        seen.append(run_.session.run(run_.graph.vgg_params))
+
+    return start
+
+
+def test_the_vgg_file_is_what_features_are_made_with(started):
+    values = started(tiny())
+    with np.load(VGG_FILE) as file:
+        np.testing.assert_array_equal(values[0], file["block1_conv1/kernel"])
+        np.testing.assert_array_equal(values[1], file["block1_conv1/bias"])
+
+
+def test_samples_are_made_by_the_weights_for_use(tmp_path):
+    """By the moving average, where there is one: with the rate at 0.1, it is far from the weights."""
+    settings = ("TRAIN.ema_decay=0.999", "TRAIN.lr_init=0.1", "TRAIN.n_epoch_init=1")
+    run_training(tmp_path, tiny(*SHORT, *settings))
+    arrays, meta = load_generator(tmp_path / "checkpoint/g_srgan_init.npz")
+    lr = files.read_rgb(tmp_path / "samples/srgan_ginit/_train_sample_96.png")[:, :4]
+    with Upscaler(arrays, meta["arguments"], tiny().RUNTIME) as upscaler:
+        sr = upscaler(lr).astype(int)
+    sheet = files.read_rgb(tmp_path / "samples/srgan_ginit/train_1.png")[24:40].astype(int)
+    matches = [np.abs(sheet[:, left : left + 16] - sr).max() for left in range(sheet.shape[1] - 15)]
+    assert min(matches) <= 1
+
+
+def test_state_is_saved_every_so_many_minutes(tmp_path):
+    run_training(tmp_path, tiny(*SHORT, "TRAIN.save_minutes=0.0"))
+    saved = [line.split()[-2] for line in run_log(tmp_path).splitlines() if line.endswith(" saved")]
+    assert saved == ["0", "0", "1", "2", "3", "3", "4", "5", "6"]
+
+
+@pytest.mark.parametrize("setting", ["VGG.input_size=224", "RUNTIME.precision=bfloat16"])
+def test_the_notes_input_size_and_bfloat16_train_and_continue(tmp_path, setting, monkeypatch):
+    settings = (setting, "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1", "TRAIN.steps_per_epoch=2")
+    whole = tmp_path / "whole"
+    run_training(whole, tiny(*settings))
+    lines = log_lines(whole)
+    assert [line["phase"] for line in lines] == ["pretrain", "adversarial"]
+    assert lines[1]["vgg_loss"] > 0
+
+    def stop(run_, epoch=run.Run._end_epoch):
+        epoch(run_)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(run.Run, "_end_epoch", stop)
+    with pytest.raises(SystemExit):
+        run_training(tmp_path, tiny(*settings))
+    monkeypatch.undo()
+    run_training(tmp_path, tiny(*settings))
+    assert_same_bits(arrays_of(whole), arrays_of(tmp_path))
+
+
+def test_both_placeholders_may_be_fed_as_in_the_note():
+    """LR that is fed counts, and LR by bicubic is what is made where none is."""
+    hr = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    lr = np.stack([bicubic.downsample(image) for image in hr])
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        made = graph.build_training_graph(tiny(*SHORT), tf.float32)
+        session.run(tf.compat.v1.global_variables_initializer())
+        loss = made.losses["pretrain"]["mse_loss"]
+        without, same, other = (
+            session.run(loss, {made.t_target_image: hr, **feed})
+            for feed in ({}, {made.t_image: lr}, {made.t_image: 255 - lr})
+        )
+    assert without == same != other

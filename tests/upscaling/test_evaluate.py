@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from pathlib import Path
 
@@ -115,3 +116,157 @@ def test_own_pictures_go_through_the_network(folder):
     assert read_rgb(folder / "out/deep/a_x4.png").shape == (84, 132, 3)
     assert main.main([*arguments, "--outscale", "2", "--self-ensemble"]) == 0
     assert read_rgb(folder / "out/deep/a_x2.png").shape == (42, 66, 3)
+
+
+# --- Benchmark sets
+
+
+def nearest(image):
+    return image.repeat(4, 0).repeat(4, 1)
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def make_set(folder, count=2, seed=0):
+    for number in range(count):
+        hr = noise(24, 28, seed + number)
+        write_rgb(folder / f"HR/{number}.png", hr)
+        write_rgb(folder / f"LR_bicubic_x4/{number}.png", bicubic.downsample(hr))
+
+
+def table(output):
+    return json.loads((output / "benchmark.json").read_text())
+
+
+def test_a_folder_of_sets_is_its_sets(tmp_path):
+    make_set(tmp_path / "sets/A")
+    make_set(tmp_path / "sets/B", seed=5)
+    evaluate.benchmark(nearest, [tmp_path / "sets"], tmp_path / "out")
+    rows = table(tmp_path / "out")["pictures"]
+    assert [(row["set"], row["picture"]) for row in rows] == [("A", "0"), ("A", "1"), ("B", "0"), ("B", "1")]
+    hr = noise(24, 28, 5)
+    expected = metrics.psnr_y(nearest(bicubic.downsample(hr)), hr)
+    assert rows[2]["psnr_db"] == pytest.approx(expected)
+
+
+def test_hr_and_lr_of_one_folder_are_pairs_by_their_names(tmp_path):
+    lr = noise(6, 7, 3)
+    write_rgb(tmp_path / "set/a_HR.png", noise(24, 28))
+    write_rgb(tmp_path / "set/a_LR.png", lr)
+    write_rgb(tmp_path / "set/b_LR.png", noise(24, 28))  # without its HR it is a picture like others
+    pairs = evaluate.pairs(tmp_path / "set", tmp_path / "out")
+    assert [(name, lr_path and lr_path.name) for name, _, lr_path in pairs] == [
+        ("a_HR", "a_LR.png"),
+        ("b_LR", None),
+    ]
+
+
+def test_results_beside_the_set_are_not_scored_in_the_next_run(tmp_path):
+    write_rgb(tmp_path / "set/a.png", noise(24, 28))
+    output = tmp_path / "set/out"
+    for _ in range(2):
+        evaluate.benchmark(nearest, [tmp_path / "set"], output)
+        assert [row["picture"] for row in table(output)["pictures"]] == ["a"]
+
+
+def test_pictures_of_one_stem_have_results_of_their_own(tmp_path):
+    for name in ("a.png", "a.bmp", "below/a.png"):
+        write_rgb(tmp_path / "set" / name, noise(24, 28))
+    evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out")
+    assert len({row["picture"] for row in table(tmp_path / "out")["pictures"]}) == 3
+    assert len(list((tmp_path / "out/set").iterdir())) == 3
+
+
+def test_sets_of_one_name_are_refused_and_a_parent_has_its_own_name(tmp_path, monkeypatch):
+    make_set(tmp_path / "one/Set5")
+    make_set(tmp_path / "two/Set5")
+    with pytest.raises(UserError, match="two sets are called Set5"):
+        evaluate.benchmark(nearest, [tmp_path / "one/Set5", tmp_path / "two/Set5"], tmp_path / "out")
+    monkeypatch.chdir(tmp_path / "one/Set5/HR")
+    evaluate.benchmark(nearest, [Path("..")], tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["Set5"]
+
+
+def test_small_pictures_are_left_out_and_lose_no_table(tmp_path, caplog):
+    write_rgb(tmp_path / "set/a.png", noise(24, 28))
+    write_rgb(tmp_path / "set/b.png", noise(19, 28))
+    write_rgb(tmp_path / "set/c.png", noise(3, 3))
+    evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out")
+    assert [row["picture"] for row in table(tmp_path / "out")["pictures"]] == ["a"]
+    assert "b.png is left out" in caplog.text and "c.png is left out" in caplog.text
+    (tmp_path / "set/a.png").unlink()
+    with pytest.raises(UserError, match="every picture has sides below 20 px"):
+        evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out")
+
+
+def test_a_flat_picture_leaves_json_that_others_can_read(tmp_path):
+    write_rgb(tmp_path / "set/a.png", np.full((24, 28, 3), 7, np.uint8))
+    evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out")
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    text = (tmp_path / "out/benchmark.json").read_text()
+    assert json.loads(text, parse_constant=refuse)["pictures"][0]["psnr_db"] is None
+    with open(tmp_path / "out/benchmark.csv") as file:
+        assert next(csv.DictReader(file))["psnr_db"] == "inf"
+
+
+def test_a_name_that_is_no_utf8_loses_nothing(tmp_path):
+    name = b"caf\xe9.png"
+    (tmp_path / "set").mkdir()
+    write_rgb(tmp_path / "a.png", noise(24, 28))
+    (tmp_path / "a.png").rename(tmp_path / "set" / os.fsdecode(name))
+    evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out")
+    assert table(tmp_path / "out")["pictures"][0]["picture"] == "caf\N{REPLACEMENT CHARACTER}"
+
+
+def test_rows_are_there_when_a_run_is_stopped(tmp_path):
+    make_set(tmp_path / "set", 3)
+    calls = []
+
+    def upscale(image):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return nearest(image)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.benchmark(upscale, [tmp_path / "set"], tmp_path / "out")
+    assert len(table(tmp_path / "out")["pictures"]) == 2
+
+
+def test_options_reach_the_pictures(folder):
+    write_weights(folder / "checkpoint/g_srgan.npz", NETWORKS["tensorlayer"])
+    write_rgb(folder / "a.png", noise(5, 6))
+    arguments = ["--mode=evaluate", "--input", "a.png", "--output", "out"]
+    assert main.main([*arguments, "--format", "bmp", "--outscale", "2"]) == 0
+    assert read_rgb(folder / "out/a_x2.bmp").shape == (10, 12, 3)
+    (folder / "out/a_x2.bmp").write_bytes(b"old")
+    assert main.main([*arguments, "--format", "bmp", "--outscale", "2"]) == 0
+    assert (folder / "out/a_x2.bmp").read_bytes() == b"old"
+    assert main.main([*arguments, "--format", "bmp", "--outscale", "2", "--overwrite"]) == 0
+    assert read_rgb(folder / "out/a_x2.bmp").shape == (10, 12, 3)
+
+
+def test_other_weights_do_not_find_their_work_done(folder, capfd):
+    for seed in (0, 1):
+        write_weights(folder / f"{seed}.npz", NETWORKS["tensorlayer"], seed)
+    write_rgb(folder / "a.png", noise(5, 6))
+    arguments = ["--mode=evaluate", "--input", "a.png", "--output", "out", "--weights"]
+    assert main.main([*arguments, "0.npz"]) == 0
+    assert main.main([*arguments, "0.npz", "--self-ensemble"]) == 2
+    assert main.main([*arguments, "1.npz"]) == 2
+    assert "made with other weights or options" in capfd.readouterr().err
+    assert main.main([*arguments, "0.npz"]) == 0
+
+
+def test_scores_are_labelled_by_what_the_weights_are(folder, caplog):
+    for phase, name in (("pretrain", "SRResNet"), ("adversarial", "SRGAN")):
+        write_weights(folder / "w.npz", NETWORKS["tensorlayer"], phase=phase)
+        caplog.clear()
+        assert main.main(["--mode=evaluate", "--weights", "w.npz"]) == 0
+        assert re.search(rf"  {name} +\d", caplog.text)
+        assert "Upscaling on CPU" in caplog.text

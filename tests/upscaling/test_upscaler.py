@@ -272,3 +272,50 @@ def test_integers_are_rounded_and_clipped():
     values = np.float32([-2, -1, 0, 1 / 255, 1, 3])
     assert to_integers(values, np.uint8).tolist() == [0, 0, 128, 128, 255, 255]
     assert to_integers(values, np.uint16).tolist()[-2:] == [65535, 65535]
+
+
+def test_deep_pictures_are_computed_in_float32_whatever_the_precision(monkeypatch):
+    """bfloat16 keeps about 8 of 16 bits."""
+    asked = []
+    monkeypatch.setattr(engine.runtime, "allow_reduced_precision", lambda _, dtype: asked.append(dtype))
+    arguments = NETWORKS["tensorlayer"]
+    settings = make_config(settings=["RUNTIME.precision=bfloat16"]).RUNTIME
+    with Upscaler(weights(arguments), arguments, settings) as upscaler:
+        assert asked == [tf.bfloat16]
+        upscaler(picture(5, 5))
+        assert asked == [tf.bfloat16]
+        upscaler(picture(5, 5, np.uint16))
+        assert asked == [tf.bfloat16, tf.float32]
+
+
+def test_sixteen_bit_ramps_keep_their_levels():
+    """Of 457 levels that are less than two of 8 bits."""
+    ramp = np.linspace(30000, 30456, 457).astype(np.uint16)
+    arrays, meta = load_generator(checkpoints.pretrained("g_srresnet.npz"))
+    with Upscaler(arrays, meta["arguments"], make_config().RUNTIME) as upscaler:
+        sr = upscaler(ramp[None, :, None].repeat(8, 0).repeat(3, 2))
+    assert len(np.unique(sr[16, :, 1])) > 400
+
+
+def test_self_ensemble_in_tiles_equals_the_whole(upscaler, small_tiles):
+    lr = picture(45, 61)
+    whole = upscaler(lr, self_ensemble=True)
+    halo = upscaler._trunk_halo + upscaler._head_halo
+    small_tiles((2 * halo + 8) * (2 * halo + 9), 15 * 14)
+    assert np.abs(upscaler(lr, self_ensemble=True).astype(int) - whole).max() <= 1
+
+
+def test_sessions_take_gpu_memory_as_needed(monkeypatch):
+    configs = []
+    real = tf.compat.v1.Session.__init__
+
+    def init(self, *args, **kwargs):
+        configs.append(kwargs.get("config"))
+        real(self, *args, **kwargs)
+
+    monkeypatch.setattr(tf.compat.v1.Session, "__init__", init)
+    arrays = weights(NETWORKS["tensorlayer"])
+    configs.clear()
+    with Upscaler(arrays, NETWORKS["tensorlayer"], SETTINGS):
+        assert len(configs) == 2
+        assert all(config.gpu_options.allow_growth for config in configs)

@@ -1,0 +1,43 @@
+"""Files written whole or not at all."""
+
+import pytest
+
+from common.errors import UserError
+from common.files import atomic, require_writable
+
+
+def test_a_file_is_there_when_it_is_whole(tmp_path):
+    path = tmp_path / "below" / "a.txt"
+    with atomic(path) as part:
+        assert part.parent == path.parent and part.suffix == path.suffix
+        part.write_text("whole")
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError()])
+def test_a_failed_write_keeps_what_was_there(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    expected = UserError if isinstance(error, OSError) else type(error)
+
+    def fail():
+        with atomic(path) as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(expected) as raised:
+        fail()
+    if expected is UserError:
+        assert str(raised.value) == f"cannot write {path}: No space left on device"
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_folders_are_made_and_tried(tmp_path):
+    require_writable(tmp_path / "a/b", "--x")
+    assert list((tmp_path / "a/b").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^--x: cannot write to .*file.*name another folder"):
+        require_writable(tmp_path / "file", "--x")

@@ -1,0 +1,103 @@
+"""Where the graph runs: session options, precision, memory."""
+
+from types import SimpleNamespace
+
+import pytest
+import tensorflow as tf
+
+from common import machine
+from common.settings import make_config
+from tf1 import runtime
+
+MB = 2**20
+
+
+def settings(*changes):
+    return make_config(settings=changes).RUNTIME
+
+
+def test_gpu_memory_is_taken_as_needed_and_threads_and_xla_are_as_set():
+    options = runtime.session_config(settings())
+    assert options.gpu_options.allow_growth
+    assert options.allow_soft_placement
+    assert options.intra_op_parallelism_threads == 0
+    off, on = (
+        runtime.session_config(settings(f"RUNTIME.xla={xla}", "RUNTIME.intra_op_threads=3"))
+        for xla in (False, True)
+    )
+    assert on.intra_op_parallelism_threads == 3
+    levels = [options.graph_options.optimizer_options.global_jit_level for options in (off, on)]
+    assert levels == [tf.compat.v1.OptimizerOptions.DEFAULT, tf.compat.v1.OptimizerOptions.ON_1]
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(tf.bfloat16, 1), (tf.float32, 0)])
+def test_bfloat16_comes_in_by_the_graph_optimiser(dtype, expected):
+    options = runtime.session_config(settings())
+    runtime.allow_reduced_precision(options, dtype)
+    rewrites = options.graph_options.rewrite_options
+    assert rewrites.auto_mixed_precision_onednn_bfloat16 == expected  # 1: on
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [({"avx2"}, False), ({"avx512_bf16"}, True), ({"avx2", "amx_bf16"}, True)]
+)
+def test_precision_follows_the_cpu(monkeypatch, flags, expected):
+    monkeypatch.setattr(runtime, "cpu_flags", lambda: flags)
+    assert runtime.has_bfloat16() == expected
+    assert runtime.compute_dtype("auto") == (tf.bfloat16 if expected else tf.float32)
+    assert runtime.compute_dtype("float32") == tf.float32
+    assert runtime.compute_dtype("bfloat16") == tf.bfloat16
+
+
+@pytest.mark.parametrize(("capability", "expected"), [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_precision_follows_the_gpu_where_there_is_one(monkeypatch, capability, expected):
+    gpu = SimpleNamespace(name="/physical_device:GPU:0")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: [gpu])
+    details = {"compute_capability": capability, "device_name": "Some GPU"}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda _: details)
+    assert runtime.has_bfloat16() == expected
+    assert runtime.describe_device() == "GPU (Some GPU)"
+
+
+def test_memory_for_upscaling_is_bounded(monkeypatch):
+    monkeypatch.setattr(runtime, "memory_limit", lambda: 2**40)
+    assert runtime.memory_budget(0) == 1280 * MB
+    monkeypatch.setattr(runtime, "memory_limit", lambda: 400 * MB)
+    assert runtime.memory_budget(0) == 100 * MB
+    assert runtime.memory_budget(300) == 300 * MB
+
+
+def test_a_containers_limit_counts_as_the_machines(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(machine, "CGROUP_OF_PROCESS", tmp_path / "cgroup")
+    whole = machine.memory_limit()
+    assert whole > 100 * MB
+    (tmp_path / "cgroup").write_text("0::/pods/mine\n")
+    (tmp_path / "pods/mine").mkdir(parents=True)
+    (tmp_path / "pods/mine/memory.max").write_text("max\n")
+    assert machine.memory_limit() == whole
+    (tmp_path / "pods/memory.max").write_text(f"{70 * MB}\n")  # of a group above
+    assert machine.memory_limit() == 70 * MB
+    (tmp_path / "memory/pods/mine").mkdir(parents=True)
+    (tmp_path / "memory/pods/mine/memory.limit_in_bytes").write_text(f"{60 * MB}\n")  # version 1
+    assert machine.memory_limit() == 60 * MB
+
+
+def test_a_gpu_that_tensorflow_cannot_use_is_told_of(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(runtime, "GPU_DRIVER", tmp_path / "version")
+    runtime.configure(settings())
+    assert caplog.text == ""
+    (tmp_path / "version").touch()
+    runtime.configure(settings())
+    assert "TensorFlow cannot use it: the CPU computes" in caplog.text
+
+
+def test_float32_means_float32_on_a_gpu_and_determinism_may_be_asked_for(monkeypatch):
+    asked = []
+    experimental = tf.config.experimental
+    monkeypatch.setattr(experimental, "enable_tensor_float_32_execution", lambda on: asked.append(on))
+    monkeypatch.setattr(experimental, "enable_op_determinism", lambda: asked.append("deterministic"))
+    runtime.configure(settings())
+    assert asked == []
+    runtime.configure(settings("RUNTIME.precision=float32", "RUNTIME.deterministic=True"))
+    assert asked == [False, "deterministic"]

@@ -1,9 +1,10 @@
 # make demo: install, train shortly on sample photos, upscale the validation picture
 # make test: install, check the style, run the tests
+# make crash-test, fuzz, soak, mutation: the long tests of docs/reliability.md, half an hour each
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test crash-test fuzz soak mutation clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --mode=srgan --recipe demo --checkpoint-dir checkpoint/demo --samples-dir samples/demo
@@ -13,6 +14,19 @@ test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+crash-test: .venv/installed-test
+	$(BIN)/python tests/long/crash.py --kills 200 --faults 60
+
+fuzz: .venv/installed-test
+	$(BIN)/python tests/long/fuzz.py --files 10000
+
+soak: .venv/installed-test
+	$(BIN)/python tests/long/soak.py --minutes 30
+
+mutation: .venv/installed-test
+	$(BIN)/python -m pip install --quiet pytest-cov==7.1.0
+	$(BIN)/python tests/long/mutation.py --mutants 150
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \

@@ -1,0 +1,123 @@
+"""Trains for long with a fault every 20 seconds, and watches the memory that the process takes.
+
+python tests/long/soak.py --minutes 30
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
+import numpy as np
+from conftest import TINY, VGG_FILE
+
+from images.files import write_rgb
+from images.photos import sample_photos
+
+ROOT = Path(__file__).resolve().parents[2]
+FAULT_SECONDS = 20
+SETTINGS = [
+    "TRAIN.n_epoch_init=3",
+    "TRAIN.n_epoch=1000000",
+    "TRAIN.save_every=20",
+    "TRAIN.max_bad_images=0.5",
+]
+
+
+def faults(work: Path):
+    """One fault after another, without end: each is done by a call."""
+    pictures = sorted((work / "photos").iterdir())
+    whole = [path.read_bytes() for path in pictures]
+
+    def damage_pictures():
+        for path, data in zip(pictures[::2], whole[::2]):
+            path.write_bytes(data[: len(data) // 2])
+
+    def mend_pictures():
+        for path, data in zip(pictures, whole):
+            path.write_bytes(data)
+
+    def block_samples():  # a file stands where the folder was
+        shutil.rmtree(work / "samples", ignore_errors=True)
+        (work / "samples").touch()
+
+    def unblock_samples():
+        (work / "samples").unlink(missing_ok=True)
+
+    def block_log():
+        (work / "checkpoint/train_log.jsonl").unlink(missing_ok=True)
+        (work / "checkpoint/train_log.jsonl").mkdir()
+
+    def unblock_log():
+        (work / "checkpoint/train_log.jsonl").rmdir()
+
+    def lose_tensorboard():
+        shutil.rmtree(work / "checkpoint/tensorboard", ignore_errors=True)
+
+    def lose_states():
+        for path in (work / "checkpoint").glob("srgan_state*.npz"):
+            path.unlink(missing_ok=True)
+
+    steps = (damage_pictures, block_samples, mend_pictures, unblock_samples, block_log, unblock_log)
+    return itertools.cycle((*steps, lose_tensorboard, lose_states))
+
+
+def resident_mb(process: subprocess.Popen) -> float:
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    args = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="srgan-soak-"))
+    (work / "photos").mkdir()
+    for name, image in sample_photos().items():
+        write_rgb(work / "photos" / f"{name}.png", image[:128, :128])
+    shutil.copy(VGG_FILE, work)
+    settings = [
+        *TINY,
+        *RUN,
+        "TRAIN.max_bad_images=0.5",
+        "TRAIN.hr_img_path=photos",
+        f"VGG.weights={VGG_FILE.name}",
+    ]
+    command = [sys.executable, str(ROOT / "main.py"), "--mode=srgan"]
+    command += [argument for setting in settings for argument in ("--set", setting)]
+    with open(work / "out.txt", "w") as out:
+        process = subprocess.Popen(command, cwd=work, stdout=out, stderr=out)
+    while not (work / "checkpoint/train_log.jsonl").exists():
+        time.sleep(1)
+        assert process.poll() is None, (work / "out.txt").read_text()
+    done, memory, started, following = 0, [], time.monotonic(), faults(work)
+    while (minutes := (time.monotonic() - started) / 60) < args.minutes:
+        time.sleep(2)
+        if process.poll() is not None:
+            raise SystemExit(f"training ended with {process.returncode}: see {work}/out.txt")
+        memory.append((minutes, resident_mb(process)))
+        if minutes * 60 > (done + 1) * FAULT_SECONDS:
+            next(following)()
+            done += 1
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) == 128 + signal.SIGTERM, (work / "out.txt").read_text()
+    later = np.array(memory[len(memory) // 4 :])
+    slope, _ = np.polyfit(later[:, 0], later[:, 1], 1)
+    steps = (work / "out.txt").read_text().count("epoch") * 3
+    print(
+        f"{args.minutes:g} minutes, {done} faults, about {steps} steps: went on through all; resident memory "
+        f"{later[:, 1].min():.0f} to {later[:, 1].max():.0f} MB, {slope:+.2f} MB a minute"
+    )
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import sys
 import time
@@ -25,13 +24,14 @@ from training.log import TrainingLog
 from training.preparation import init_weights, require_memory, vgg_features
 from training.samples import Sampler, within_memory
 from training.schedule import DISCRIMINATOR, PRETRAIN, Schedule
-from training.state import WEIGHTS_FILES, RunState
+from training.state import RunState
 
 log = logging.getLogger("srgan")
 
 MOST_SKIPS = 10  # steps in a row whose losses or gradients are not finite
 LOWER_RATE = 0.25  # factor on the learning rate after so many
 COLLAPSED_LOSS, COLLAPSED_EPOCHS = 0.01, 3  # of the discriminator: it is always right
+SETTLED_STEP = 4  # from 0; the first ones optimise the graph
 WORDS_EVERY_SECONDS = 60  # where there is no progress bar
 
 
@@ -90,6 +90,7 @@ class Run:
         self.dataset, self.sampler, self.state = dataset, sampler, state
         self.schedule, self.restarted = state.schedule, restarted
         self.collapsed_epochs = 0
+        self.steps_of_phase: dict[str, int] = {}  # that this process has done
         self.owed = False  # whether the weights of an epoch could not be written
 
     # -- the loop
@@ -134,9 +135,6 @@ class Run:
             f"{self.dataset.num_images} pictures, {self.schedule.steps_per_epoch} steps per epoch, "
             f"{self.schedule.total_steps} steps in all ({epochs} epochs)"
         )
-        versions = f"TensorFlow {tf.__version__}, NumPy {np.__version__}"
-        self.state.event(f"step {self.state.step}, recipe {self.state.recipe}, {versions}")
-        self.state.event(json.dumps(self.config))
 
     def _batches(self):
         """HR batches from the current step on; passes over the data follow each other without end."""
@@ -190,9 +188,19 @@ class Run:
             if self.state.skips_in_row >= MOST_SKIPS or (is_last and self.state.has_gone_wrong):
                 self._go_back()
                 return False
+        self._say_duration(phase, time.perf_counter() - started)
         bar.update()
         bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
         return True
+
+    def _say_duration(self, phase: str, seconds: float) -> None:
+        """Once in each phase, by a step that no longer prepares anything."""
+        left = self.schedule.phase_end(phase) - self.state.step
+        if self.steps_of_phase.setdefault(phase, 0) == SETTLED_STEP and left * seconds > 60:
+            log.info(
+                "About %.2g s a step: %s ends in %s", seconds, phase, tqdm.format_interval(left * seconds)
+            )
+        self.steps_of_phase[phase] += 1
 
     def _go_back(self) -> None:
         """To the last saved state, once, with a lower rate; then such steps end the run."""
@@ -218,12 +226,6 @@ class Run:
 
     # -- the end of an epoch
 
-    def _is_due(self) -> bool:
-        """Whether the epoch that has just ended is one of those that leave samples and weights."""
-        phase, epoch, _ = self.schedule.position(self.state.step - 1)
-        last = self.state.step == self.schedule.phase_end(phase)
-        return (epoch + 1) % self.config.TRAIN.save_every == 0 or last
-
     def _lacks_report(self) -> bool:
         """Whether the run was stopped between saving the state of an epoch's end and all that follows."""
         if not self.state.sums or self.schedule.position(self.state.step)[2]:
@@ -231,17 +233,12 @@ class Run:
         phase = self.schedule.position(self.state.step - 1)[0]
         if self.log.last_step < self.state.step:
             return True
-        if phase == DISCRIMINATOR or not self._is_due():
+        if phase == DISCRIMINATOR or not self.schedule.leaves_weights(self.state.step):
             return False
-        try:
-            return (
-                checkpoints.read_meta(self.state.folder / WEIGHTS_FILES[phase]).get("step") != self.state.step
-            )
-        except UserError:
-            return True
+        return not self.state.has_weights_of_now(phase)
 
     def _end_epoch(self) -> None:
-        if self._is_due():
+        if self.schedule.leaves_weights(self.state.step):
             self.state.save()
         self._report_epoch()
 
@@ -261,7 +258,7 @@ class Run:
         steps = self.schedule.steps_per_epoch
         if counted < steps:
             line["skipped_steps"] = steps - counted
-        if (self._is_due() or self.owed) and phase != DISCRIMINATOR:
+        if (self.schedule.leaves_weights(self.state.step) or self.owed) and phase != DISCRIMINATOR:
             weights, self.owed = self.state.weights_for_use(), True
             with self._tolerated("no sample pictures"):
                 line["psnr_db"] = self.sampler.sample(phase, epoch + 1, weights)

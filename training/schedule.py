@@ -38,6 +38,11 @@ class Schedule:
                 return phase, epoch, epoch_step
             epoch -= epochs
 
+    def leaves_weights(self, step: int) -> bool:
+        """Whether the epoch that ends with `step` steps done is one to leave samples, weights and state."""
+        phase, epoch, _ = self.position(step - 1)
+        return (epoch + 1) % self.train.save_every == 0 or step == self.phase_end(phase)
+
     def learning_rate(self, step: int) -> float:
         phase, epoch, epoch_step = self.position(step)
         train = self.train

@@ -45,6 +45,7 @@ class RunState:
 
     def start(self, vgg_weights: dict, start_weights: dict, saved: continuation.Saved | None) -> None:
         """Initialises every variable, then takes those of the saved run, or the weights to start from."""
+        self.event(f"recipe {self.recipe}, TensorFlow {tf.__version__}, {json.dumps(self.config)}")
         self.session.run(tf.compat.v1.global_variables_initializer())
         if vgg_weights:
             checkpoints.assign(self.session, self.graph.vgg_params, vgg_weights, "the VGG19 file")
@@ -95,6 +96,13 @@ class RunState:
             **self.made_with,
             "config": self.config,
         }
+
+    def has_weights_of_now(self, phase: str) -> bool:
+        """Whether the phase's weights for users are those of this step."""
+        try:
+            return checkpoints.read_meta(self.folder / WEIGHTS_FILES[phase]).get("step") == self.step
+        except UserError:
+            return False
 
     def save_weights(self, phase: str, epoch: int, weights: dict, psnr_db: float | None) -> None:
         """Writes the weights for users: the generator's, and in the adversarial phase D's too."""

@@ -24,12 +24,7 @@ from images.photos import sample_photos
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULT_SECONDS = 20
-SETTINGS = [
-    "TRAIN.n_epoch_init=3",
-    "TRAIN.n_epoch=1000000",
-    "TRAIN.save_every=20",
-    "TRAIN.max_bad_images=0.5",
-]
+RUN = ("TRAIN.n_epoch_init=3", "TRAIN.n_epoch=1000000", "TRAIN.save_every=20")
 
 
 def faults(work: Path):

@@ -37,6 +37,7 @@ MODES_OF = {
     "format": ("evaluate",),
     "outscale": ("evaluate",),
     "overwrite": ("evaluate",),
+    "shard": ("evaluate",),
 }
 TRAINING_HINT = (
     "; training pictures are named by --set TRAIN.hr_img_path=FOLDER, weights to start from by "
@@ -87,6 +88,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     own = parser.add_argument_group("--mode=evaluate --input")
     own.add_argument("--format", choices=OUTPUT_FORMATS, help="of the results; default: the input's")
     own.add_argument("--outscale", type=float, metavar="S", help="final factor; default: 4")
+    own.add_argument("--shard", metavar="I/N", help="do the I-th of N parts, for jobs on many machines")
     own.add_argument("--overwrite", action="store_true", help="replace results that exist")
     return parser.parse_args(argv)
 
@@ -100,7 +102,7 @@ def check(args: argparse.Namespace) -> None:
                 + (TRAINING_HINT if args.mode == "srgan" else "")
             )
     if args.mode == "evaluate" and not args.input:
-        for option in ("format", "outscale", "overwrite"):
+        for option in ("format", "outscale", "overwrite", "shard"):
             if getattr(args, option) is not None and getattr(args, option) is not False:
                 raise UserError(f"--{option} needs --input and --output")
     if args.mode == "benchmark" and not args.input:
@@ -111,9 +113,17 @@ def check(args: argparse.Namespace) -> None:
         args.outscale = 4.0
     if not 0 < args.outscale <= 16:
         raise UserError(f"--outscale must be above 0 and at most 16, not {args.outscale:g}")
+    args.shard = _parse_shard(args.shard) if args.shard else (1, 1)
     args.blend = [_parse_blend(text) for text in args.blend]
     if not 0 <= sum(share for _, share in args.blend) <= 1:
         raise UserError("the shares of --blend must add up to at most 1")
+
+
+def _parse_shard(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
+        return int(part), int(parts)
+    raise UserError(f"--shard {text}: write I/N with I from 1 to N, as in 3/8")
 
 
 def _parse_blend(text: str) -> tuple[str, float]:

@@ -512,6 +512,7 @@ def test_final_factors_out_of_range(refusal, factor):
         (["--mode=srgan", "--output", "x"], "--output belongs to --mode=evaluate and --mode=benchmark"),
         (["--mode=benchmark", "--input", "x", "--overwrite"], "--overwrite belongs to --mode=evaluate"),
         (["--mode=evaluate", "--format", "png"], "--format needs --input and --output"),
+        (["--mode=evaluate", "--shard", "1/2"], "--shard needs --input and --output"),
         (["--mode=evaluate", "--restart"], "--restart belongs to --mode=srgan"),
     ],
 )
@@ -544,3 +545,9 @@ def test_closed_streams_do_not_end_the_program_or_spoil_its_files(tmp_path, clos
         process.communicate(timeout=120)
     assert process.returncode == 0
     assert read_rgb(tmp_path / "out/a_x4.png").shape == (16, 20, 3)
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/0", "-1/2", "1.5/2"])
+def test_shards_that_make_no_sense(refusal, text):
+    message = refusal("--mode=evaluate", "--input", "a", "--output", "b", f"--shard={text}")
+    assert message.startswith(f"--shard {text}: write I/N")

@@ -13,7 +13,7 @@ LONG = Path(__file__).parent / "long"
     ("arguments", "words"),
     [
         (["crash.py", "--kills", "10", "--seed", "1"], "10 kills in"),
-        (["crash.py", "--faults", "5", "--seed", "1"], "5 failed writes"),
+        (["crash.py", "--faults", "2", "--seed", "1"], "2 failed writes"),
         (["fuzz.py", "--files", "400", "--seed", "1"], "400 files"),
     ],
 )

@@ -87,7 +87,8 @@ class TrainingLog:
     def plot(self, path: Path) -> None:
         """Losses, and the validation picture's PSNR, over all steps so far."""
         lines = _lines(self.path.read_text())
-        figure = Figure(figsize=(9, 6), layout="constrained")
+        figure = Figure(figsize=(9, 6))
+        figure.subplots_adjust(left=0.1, right=0.98, top=0.98, bottom=0.08, hspace=0.06)
         losses, psnr = figure.subplots(2, 1, sharex=True)
         names = dict.fromkeys(name for line in lines for name in line if _is_loss(name))
         for axes, keys in ((losses, names), (psnr, ["psnr_db"])):

@@ -79,6 +79,7 @@ def evaluate(args, config) -> int:
                 outscale=args.outscale,
                 scale=SCALE,
                 made_with=_made_with(path, args),
+                shard=args.shard,
             )
         hr, lr = validation_pair(**config.VALID)
         name = "SRResNet" if meta.get("phase") == "pretrain" else "SRGAN"

@@ -28,7 +28,7 @@ from images.files import (
     size_of,
     write_picture,
 )
-from upscaling.jobs import Job, plan_outputs
+from upscaling.jobs import Job, part_of, pixels_in, plan_outputs
 
 NOTE_FILE = ".srgan_made_with.txt"  # in the folder of results
 
@@ -49,15 +49,16 @@ def upscale_files(
     outscale: float = 4.0,
     scale: int = 4,
     made_with: str = "",
+    shard: tuple[int, int] = (1, 1),
 ) -> int:
     """Upscales files and folders into `output_dir`; 0, or 1 if some pictures failed.
 
     `upscale(pixels, progress)` takes uint8 or uint16 [h, w, 3] to the same type, [scale * h,
     scale * w, 3], and tells `progress` the share that is done. Whatever goes wrong with a picture is
     that picture's failure. Results that exist are left unless `overwrite`; UserError if they were not
-    `made_with` the same weights.
+    `made_with` the same weights. shard: (i, n) does the i-th of n parts.
     """
-    jobs = plan_outputs(inputs, output_dir, format=format, outscale=outscale)
+    jobs = part_of(plan_outputs(inputs, output_dir, format=format, outscale=outscale), *shard)
     require_writable(output_dir, "--output")
     todo = [job for job in jobs if overwrite or not os.path.exists(job.target)]
     _require_made_with(made_with, Path(output_dir), has_results=len(todo) < len(jobs))
@@ -89,8 +90,11 @@ def _require_made_with(made_with: str, output_dir: Path, has_results: bool) -> N
             "--overwrite makes them again, or name another folder"
         )
     if made_with and before != made_with:
-        with atomic(note) as path:
+        # under a name of its own until it is whole, as other shards may write the same at this moment
+        own = note.with_suffix(f".{os.getpid()}.txt")
+        with atomic(own) as path:
             path.write_text(f"{made_with}\n")
+        os.replace(own, note)
 
 
 def resize(pixels: np.ndarray, height: int, width: int, method: Image.Resampling) -> np.ndarray:
@@ -113,7 +117,7 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
     At most three pictures are in memory. When an exception passes, the picture that is being
     written is finished, since its computing was the expensive part, and nothing more is begun.
     """
-    sizes = [_pixels_in(job.source) for job in jobs]
+    sizes = [pixels_in(job.source) for job in jobs]
     shows_bar = sys.stderr.isatty()
     failures: list[str] = []
     written: Future | None = None
@@ -243,11 +247,3 @@ def _sentence(error: Exception, job: Job) -> str:
 
 def final_size(height: int, width: int, outscale: float) -> tuple[int, int]:
     return max(1, round(height * outscale)), max(1, round(width * outscale))
-
-
-def _pixels_in(path: Path) -> int:
-    try:
-        height, width = size_of(path)
-    except UserError:  # reported when its turn comes
-        return 0
-    return height * width

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import UserError
-from images.files import FORMAT_OF_SUFFIX
+from images.files import FORMAT_OF_SUFFIX, size_of
 from images.listing import list_pictures
 
 log = logging.getLogger("srgan")
@@ -66,6 +66,29 @@ def plan_outputs(
                 f"{str(job.target)!r}; name another folder."
             )
     return list(jobs.values())
+
+
+def part_of(jobs: list[Job], part: int, parts: int) -> list[Job]:
+    """The jobs of one of `parts` machines, from 1 on: a function of the list alone, balanced by pixels."""
+    if parts == 1:
+        return jobs
+    loads = [0] * parts
+    mine = set()
+    sizes = [pixels_in(job.source) for job in jobs]
+    for index in sorted(range(len(jobs)), key=lambda index: (-sizes[index], index)):  # large ones first
+        lightest = loads.index(min(loads))
+        loads[lightest] += sizes[index]
+        if lightest == part - 1:
+            mine.add(index)
+    return [job for index, job in enumerate(jobs) if index in mine]
+
+
+def pixels_in(path: Path) -> int:
+    try:
+        height, width = size_of(path)
+    except UserError:  # reported when its turn comes
+        return 0
+    return height * width
 
 
 def _pictures_in(folder: Path, output_dir: Path) -> list[Path]:

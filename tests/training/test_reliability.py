@@ -23,6 +23,13 @@ from upscaling.upscaler import Upscaler, load_generator
 SHORT = ("TRAIN.n_epoch=0",)  # six steps of pretraining in two epochs
 
 
+@pytest.fixture(autouse=True)
+def no_plots(request, monkeypatch):
+    """They take a third of such a run."""
+    if "[plot]" not in request.node.name:
+        monkeypatch.setattr(run.TrainingLog, "plot", lambda *_: None)
+
+
 @pytest.fixture(scope="module")
 def short_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("short")

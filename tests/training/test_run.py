@@ -29,7 +29,7 @@ def batch(seed=0, patch=16):
 
 
 def run_training(folder, cfg, *, restart=False):
-    run.train(cfg, folder / "checkpoint", folder / "samples", recipe="test", restart=restart)
+    run.train(cfg, folder / "checkpoint", folder / "samples", recipe="tensorlayer", restart=restart)
 
 
 def arrays_of(folder):
@@ -303,7 +303,7 @@ def test_run_leaves_weights_samples_log_and_settings(whole_run):
     for name, phase in (("g_srgan_init", "pretrain"), ("g_srgan", "adversarial")):
         arrays, meta = checkpoints.read_npz(checkpoint / f"{name}.npz")
         assert all(key.startswith("SRGAN_g/") for key in arrays)
-        assert (meta["network"], meta["recipe"]) == ("SRGAN_g", "test")
+        assert (meta["network"], meta["recipe"]) == ("SRGAN_g", "tensorlayer")
         assert (meta["phase"], meta["epoch"]) == (phase, 2)
         assert re.fullmatch("conv1_1 [0-9a-f]{12}", meta["vgg_features"])
         assert meta["arguments"] == cfg.MODEL.generator

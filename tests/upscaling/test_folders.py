@@ -14,7 +14,7 @@ from common.errors import UserError
 from images.files import Picture, read_picture, size_of, write_picture
 from upscaling import folders
 from upscaling.folders import resize, upscale_files
-from upscaling.jobs import plan_outputs
+from upscaling.jobs import part_of, plan_outputs
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -490,3 +490,35 @@ def test_a_leftover_of_a_killed_write_is_replaced(tmp_path):
     (tmp_path / "in/.a_x4.part.png").write_bytes(b"half")
     assert upscale_files(nearest, [str(source.parent)], tmp_path / "in") == 0
     assert names_in(tmp_path / "in") == ["a.png", "a_x4.png"]
+
+
+# --- Many machines
+
+
+def test_shards_do_every_picture_once_and_are_balanced_by_pixels(tmp_path):
+    sides = [40, 4, 4, 30, 8, 20, 20, 12, 36, 4]
+    for number, side in enumerate(sides):
+        make_png(tmp_path / f"in/{number}.png", side, side)
+    whole = plan_outputs([str(tmp_path / "in")], tmp_path / "out")
+    parts = [part_of(whole, part, 3) for part in (1, 2, 3)]
+    assert sorted(job.source for jobs in parts for job in jobs) == [job.source for job in whole]
+    loads = [sum(sides[int(job.source.stem)] ** 2 for job in jobs) for jobs in parts]
+    assert max(loads) - min(loads) <= 400  # no more than a picture of the middle
+    assert part_of(whole, 1, 1) == whole
+
+
+def test_shards_together_make_what_one_run_makes(tmp_path):
+    for number in range(5):
+        make_png(tmp_path / f"in/{number}.png", 3 + number, 4, seed=number)
+    source = [str(tmp_path / "in")]
+    assert upscale_files(nearest, source, tmp_path / "whole", made_with="x") == 0
+    for part in (2, 1):
+        assert upscale_files(nearest, source, tmp_path / "parts", made_with="x", shard=(part, 2)) == 0
+    made = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
+    assert made == {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+
+
+def test_more_shards_than_pictures_leave_some_without_work(tmp_path, capfd):
+    source = str(make_png(tmp_path / "a.png"))
+    assert upscale_files(nearest, [source], tmp_path / "out", shard=(2, 2)) == 0
+    assert "0 of 0 pictures" in capfd.readouterr().out

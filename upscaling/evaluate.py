@@ -194,9 +194,9 @@ def benchmark_sets(inputs: list[Path], output: Path) -> dict[str, list[tuple[str
     return sets
 
 
-def pairs(folder: Path, output: Path) -> list[tuple[str, Path, Path | None]]:
+def pairs(folder: Path, output: Path | None = None) -> list[tuple[str, Path, Path | None]]:
     """(name, HR, LR or None) of a set: of HR/ and LR_bicubic_x4/, of NAME_HR and NAME_LR, or of HR alone."""
-    skip = [output.resolve()]
+    skip = [output.resolve()] if output else []
     hr_folder = folder / "HR" if (folder / "HR").is_dir() else folder
     paths = list_pictures(hr_folder, "--input", skip=skip)
     stems = {path.with_suffix(""): path for path in paths}

@@ -5,6 +5,11 @@ import math
 import numpy as np
 import pytest
 import quality
+from scipy import ndimage
+
+from images.photos import validation_photo
+
+FROZEN_NIQE = [8.7619013, 14.1363064, 14.5887460, 12.4783371]
 
 
 def flat(value, size=24):
@@ -46,3 +51,38 @@ def test_grid_is_looked_for_where_hr_is_plain():
     assert quality.grid(sr, half_plain) == 0.0
     assert quality.grid(sr, flat(60, 128)) > 1
     assert math.isnan(quality.grid(sr, grained))
+
+
+def test_niqe_is_what_it_was_and_grows_with_whatever_is_unnatural():
+    """Frozen to see that the measure stays; the order of the pictures is what it is for."""
+    niqe = quality.Niqe()
+    photo = validation_photo()
+    rng = np.random.default_rng(0)
+    noisy = np.clip(photo + rng.normal(0, 25, photo.shape), 0, 255).astype(np.uint8)
+    blurred = np.stack([ndimage.gaussian_filter(photo[..., c], 2) for c in range(3)], axis=-1)
+    dotted = np.clip(photo.astype(int) + 12 * (np.indices((512, 512)).sum(0) % 4 == 0)[..., None], 0, 255)
+    scores = [niqe(picture.astype(np.uint8)) for picture in (photo, noisy, blurred, dotted)]
+    assert min(scores[1:]) > 1.2 * scores[0]
+    assert scores == pytest.approx(FROZEN_NIQE, rel=1e-3)
+
+
+def test_fits_of_known_distributions():
+    """A Gaussian has shape 2 and a Laplacian shape 1, each with the scales that they were drawn with."""
+    rng = np.random.default_rng(0)
+    niqe = quality.Niqe()
+    shape, mean, below, above = niqe._fit(rng.normal(0, 1, 10**5))
+    assert shape == pytest.approx(2, abs=0.05)
+    assert (mean, below, above) == pytest.approx((0, 2**0.5, 2**0.5), abs=0.03)
+    shape, _, below, above = niqe._fit(rng.laplace(0, 3, 10**5))
+    assert (shape, below, above) == pytest.approx((1, 3, 3), abs=0.1)
+
+
+def test_fine_power_is_the_share_of_the_finest_octave():
+    x = np.indices((64, 64))[1]
+    wave = {cycles: np.cos(2 * np.pi * cycles * x) for cycles in (0.1, 0.3)}
+    hr, soft = (
+        np.rint(128 + 40 * wave[0.1] + amplitude * wave[0.3]).astype(np.uint8)[..., None].repeat(3, 2)
+        for amplitude in (40, 20)
+    )
+    assert quality.fine_power(hr, hr) == 1.0
+    assert quality.fine_power(soft, hr) == pytest.approx(0.25, abs=0.01)

@@ -536,7 +536,7 @@ def test_ctrl_c_before_the_start_ends_without_a_traceback():
     assert b"Traceback" not in err
 
 
-@pytest.mark.parametrize("closed", ["2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", ["<&- >&- 2>&-"])
 def test_closed_streams_do_not_end_the_program_or_spoil_its_files(tmp_path, closed):
     path = write_generator(tmp_path / "g.npz")
     Image.new("RGB", (5, 4)).save(tmp_path / "a.png")

@@ -12,9 +12,8 @@ LONG = Path(__file__).parent / "long"
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["crash.py", "--kills", "10", "--seed", "1"], "10 kills in"),
-        (["crash.py", "--faults", "2", "--seed", "1"], "2 failed writes"),
-        (["fuzz.py", "--files", "400", "--seed", "1"], "400 files"),
+        (["crash.py", "--kills", "10", "--faults", "2", "--seed", "1"], ["10 kills in", "2 failed writes"]),
+        (["fuzz.py", "--files", "400", "--seed", "1"], ["400 files"]),
     ],
 )
 def test_short_form(arguments, words):
@@ -22,4 +21,4 @@ def test_short_form(arguments, words):
     command = [sys.executable, str(LONG / script), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert words in done.stdout
+    assert all(word in done.stdout for word in words)

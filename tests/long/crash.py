@@ -25,7 +25,7 @@ from common.settings import make_config
 from tf1 import checkpoints
 from training import run
 
-SETTINGS = [*TINY, "TRAIN.n_epoch_init=3", "TRAIN.n_epoch_d=1", "TRAIN.n_epoch=3", "TRAIN.ema_decay=0.9"]
+SETTINGS = [*TINY, "TRAIN.n_epoch_d=1", "TRAIN.ema_decay=0.9"]
 # what ends a save by a crash: of no run and of none that follows
 LEFT_BY_A_KILL = ("previous", ".part", "_new.npz")
 
@@ -89,15 +89,18 @@ def differences(expected: dict, found: dict) -> list[str]:
     return [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
 
 
-def kill(kills: int, seed: int, work: Path) -> None:
+def undisturbed(folder: Path) -> tuple[dict, float]:
+    """(what a run leaves, how long it takes)."""
+    folder.parent.mkdir(exist_ok=True)
+    shutil.copy(VGG_FILE, folder.parent)
+    started = time.monotonic()
+    assert in_child(folder) == 0, "the undisturbed run failed"
+    return left_by(folder), time.monotonic() - started
+
+
+def kill(kills: int, seed: int, work: Path, expected: dict, whole_seconds: float) -> None:
     """Runs until there were so many kills; raises SystemExit at the first run that ends otherwise."""
     rng = random.Random(seed)
-    work.mkdir()
-    shutil.copy(VGG_FILE, work)
-    started = time.monotonic()
-    assert in_child(work / "whole") == 0, "the undisturbed run failed"
-    whole_seconds = time.monotonic() - started
-    expected = left_by(work / "whole")
     killed = in_saves = runs = 0
     while killed < kills:
         folder = work / f"run{runs}"
@@ -133,12 +136,8 @@ def fail_write(number: int):
     os.fsync, os.replace = failing(os.fsync), failing(os.replace)
 
 
-def fault(count: int, seed: int, work: Path) -> None:
+def fault(count: int, seed: int, work: Path, expected: dict) -> None:
     """Fails `count` of the writes of a run, one at a time, by chance; the run then goes on to its end."""
-    work.mkdir()
-    shutil.copy(VGG_FILE, work)
-    assert in_child(work / "whole") == 0, "the undisturbed run failed"
-    expected = left_by(work / "whole")
     ended = 0
     for number in sorted(random.Random(seed).sample(range(1, 101), count)):
         folder = work / f"fault{number}"
@@ -161,10 +160,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="srgan-crash-"))
+    expected, seconds = undisturbed(work / "whole")
     if args.kills:
-        kill(args.kills, args.seed, work / "kills")
+        kill(args.kills, args.seed, work, expected, seconds)
     if args.faults:
-        fault(args.faults, args.seed, work / "faults")
+        fault(args.faults, args.seed, work, expected)
     shutil.rmtree(work)
 
 

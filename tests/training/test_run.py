@@ -20,6 +20,13 @@ from training.graph import build_training_graph, to_range
 from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN, Schedule
 
 
+@pytest.fixture(autouse=True)
+def no_plots(request, monkeypatch):
+    """They take a third of a tiny run; the run that several tests share has them."""
+    if "[plot]" not in request.node.name:
+        monkeypatch.setattr(run.TrainingLog, "plot", lambda *_: None)
+
+
 def tiny(*settings):
     return make_config("tensorlayer", None, [*TINY, *settings])
 

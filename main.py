@@ -169,12 +169,12 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
 
         tf.config.list_physical_devices()  # its complaints about missing GPU drivers come here
         tf.get_logger().setLevel("ERROR")
-        from tf1 import runtime
+        from tf1 import checkpoints, runtime
         from training.run import train
         from upscaling.evaluate import evaluate
     runtime.configure(config.RUNTIME)
     if args.mode == "srgan":
-        folder = args.checkpoint_dir or Path("checkpoint")
+        folder = args.checkpoint_dir or checkpoints.DEFAULT_DIR
         train(config, folder, args.samples_dir, recipe=recipe, restart=args.restart)
         return 0
     return evaluate(args, config)

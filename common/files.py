@@ -63,12 +63,11 @@ def held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):  # a file system without locks
-                yield
-                return
-            raise UserError(
-                f"another run is training in {folder}: wait for it, stop it, or use another --checkpoint-dir"
-            ) from None
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # others: a file system without locks
+                raise UserError(
+                    f"another run is training in {folder}: wait for it, stop it, "
+                    "or use another --checkpoint-dir"
+                ) from None
         yield
 
 

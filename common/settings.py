@@ -54,10 +54,10 @@ def make_config(recipe: str | None = None, file: str | None = None, settings=())
     Raises UserError for an unknown key or recipe, a wrong type or a bad value.
     """
     cfg = copy.deepcopy(config)
-    for key, value in RECIPES[choose_recipe(recipe, file)].items():
-        set_value(cfg, key, value)
-    for key, value in _read(file)[1].items():
-        set_value(cfg, key, value)
+    of_file, settings_of_file = _read(file)
+    for values in (RECIPES[_agreed(recipe, of_file, file)], settings_of_file):
+        for key, value in values.items():
+            set_value(cfg, key, value)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -72,7 +72,10 @@ def make_config(recipe: str | None = None, file: str | None = None, settings=())
 
 def choose_recipe(recipe: str | None, file: str | None) -> str:
     """The recipe's name: the one asked for, else that of the run whose settings the file holds."""
-    of_file = _read(file)[0]
+    return _agreed(recipe, _read(file)[0], file)
+
+
+def _agreed(recipe: str | None, of_file: str | None, file: str | None) -> str:
     if recipe and of_file and recipe != of_file:
         raise UserError(f"--config {file} is of a run by recipe {of_file}: leave out --recipe {recipe}")
     chosen = recipe or of_file or "tensorlayer"

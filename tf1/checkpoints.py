@@ -6,6 +6,7 @@ whatever is wrong with one is a UserError.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import zipfile
@@ -19,6 +20,7 @@ from common.files import atomic
 
 FORMAT_VERSION = 1
 PRETRAINED_DIR = Path(__file__).parents[1] / "checkpoint" / "pretrained"  # comes with the program
+DEFAULT_DIR = Path("checkpoint")  # of a run for which no folder is named
 META_KEY = "__meta__"
 MOST_META_BYTES = 2**24
 MOST_INFLATION = 20  # of bytes in the file to bytes in memory, from so many on: trained weights have 1.1
@@ -161,6 +163,14 @@ def load(session: tf.compat.v1.Session, values: dict) -> None:
         [variable.initializer for variable in values],
         {variable.initializer.inputs[1]: value for variable, value in values.items()},
     )
+
+
+def digest(arrays: dict[str, np.ndarray]) -> str:
+    """The same for the same values, in whatever kind of file they were."""
+    hashed = hashlib.sha256()
+    for name in sorted(arrays):
+        hashed.update(arrays[name].tobytes())
+    return hashed.hexdigest()[:12]
 
 
 def is_finite(arrays: dict[str, np.ndarray]) -> bool:

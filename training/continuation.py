@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,19 +122,12 @@ def set_aside_run(checkpoint_dir: Path) -> None:
     found = [path for pattern in patterns for path in checkpoint_dir.glob(pattern)]
     if not found:
         return
-    _remove(aside)
+    if aside.exists():
+        shutil.rmtree(aside)
     aside.mkdir()
     for path in found:
         os.replace(path, aside / path.name)
     log.info("The run before is now in %s", aside)
-
-
-def _remove(folder: Path) -> None:
-    """Removes a folder with its files; only what a run leaves is ever put there."""
-    if folder.is_dir():
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        folder.rmdir()
 
 
 # -- what a run was made from
@@ -169,8 +163,8 @@ def check_continuation(
 ) -> None:
     """Refuses to continue a run made with other settings, pictures or features.
 
-    `known` are the pictures it was made from, as far as they are remembered; `made_with` has the precision
-    and the VGG19 features of now.
+    `known` are the pictures it was made from, as far as they are remembered; `made_with` has the device, the
+    precision, the VGG19 features and the pictures' fingerprint of now.
     """
     path, meta, _ = saved
     differences = _differences(path, meta, config)
@@ -187,7 +181,7 @@ def check_continuation(
             f"the run in {path.parent} was made with other settings ({listed}): use the same ones, "
             "--restart to begin anew and set it aside, or another --checkpoint-dir"
         )
-    if meta.get("pictures", fingerprint(listing)) != fingerprint(listing):
+    if meta.get("pictures", made_with["pictures"]) != made_with["pictures"]:
         raise UserError(
             f"the run in {path.parent} was made from other pictures ({_changes(known, listing)}): bring them "
             "back, or begin anew with --restart, from its weights if TRAIN.init_weights names them"

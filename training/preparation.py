@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 
 import numpy as np
@@ -33,11 +32,8 @@ def vgg_features(config) -> tuple[dict[str, np.ndarray], str]:
         log.warning("WARNING: training against RANDOM VGG19 features (VGG.on_missing = 'random')")
         return {}, "random"
     weights = vgg19.read_weights(path, config.VGG.layer)
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(weights[name].tobytes())
     log.info("VGG19 features %s from %s", config.VGG.layer, path)
-    return weights, f"{config.VGG.layer} {digest.hexdigest()[:12]}"
+    return weights, f"{config.VGG.layer} {checkpoints.digest(weights)}"
 
 
 def init_weights(config) -> dict[str, np.ndarray]:

@@ -55,7 +55,12 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
         known=known,
     )
     dtype = runtime.compute_dtype(config.RUNTIME.precision)
-    made_with = {"vgg_features": features, "precision": dtype.name, "device": runtime.describe_device()}
+    made_with = {
+        "vgg_features": features,
+        "precision": dtype.name,
+        "device": runtime.describe_device(),
+        "pictures": continuation.fingerprint(dataset.listing),
+    }
     require_writable(checkpoint_dir, "--checkpoint-dir")
     require_writable(samples_dir, "--samples-dir")
     with held(checkpoint_dir), tf.Graph().as_default():
@@ -66,7 +71,6 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
             )
         elif not restart:
             continuation.require_no_weights(checkpoint_dir)
-        made_with["pictures"] = continuation.fingerprint(dataset.listing)
         tf.compat.v1.set_random_seed(config.TRAIN.seed)
         log.info("Building graph")
         graph = build_training_graph(config, dtype)
@@ -185,7 +189,7 @@ class Run:
                 f"step {self.state.step} skipped: its losses or gradients are not finite ({values})"
             )
             is_last = self.state.step == self.schedule.total_steps
-            if self.state.skips_in_row >= MOST_SKIPS or (is_last and self.state.has_gone_wrong):
+            if self.state.skips_in_row >= MOST_SKIPS or is_last:
                 self._go_back()
                 return False
         self._say_duration(phase, time.perf_counter() - started)

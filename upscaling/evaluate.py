@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -22,14 +21,12 @@ from images.files import read_rgb, write_rgb
 from images.listing import list_pictures
 from images.photos import validation_pair
 from images.pixels import crop_to_multiple, enlarge, side_by_side
-from tf1 import runtime
-from tf1.checkpoints import pretrained
+from tf1 import checkpoints, runtime
 from upscaling import folders
 from upscaling.upscaler import Upscaler, load_generator
 
 log = logging.getLogger("srgan")
 
-DEFAULT_FOLDER = Path("checkpoint")
 PROTOCOL = (
     f"PSNR and SSIM on Y (BT.601, 16-235) of 8-bit pictures, {metrics.BORDER} px border removed; "
     "LR is MATLAB's bicubic; SSIM with an 11 x 11 Gaussian window, sigma 1.5"
@@ -43,10 +40,10 @@ def find_weights(weights: str | None, checkpoint_dir: Path | None) -> Path:
     """
     if weights:
         return Path(weights)
-    folder = checkpoint_dir or DEFAULT_FOLDER
+    folder = checkpoint_dir or checkpoints.DEFAULT_DIR
     candidates = [folder / "g_srgan.npz", folder / "g_srgan_init.npz"]
     if checkpoint_dir is None:
-        candidates += [pretrained("g_srgan.npz"), pretrained("g_srresnet.npz")]
+        candidates += [checkpoints.pretrained("g_srgan.npz"), checkpoints.pretrained("g_srresnet.npz")]
     for path in candidates:
         if path.is_file():
             return path
@@ -70,6 +67,9 @@ def evaluate(args, config) -> int:
             benchmark(upscale, [Path(folder) for folder in args.input], output)
             return 0
         if args.input:
+            # what tells the results of one command from those of another
+            network = json.dumps(meta["arguments"], sort_keys=True)
+            made_with = f"{checkpoints.digest(arrays)} {network} self-ensemble {args.self_ensemble}"
             return folders.upscale_files(
                 upscale,
                 args.input,
@@ -78,21 +78,13 @@ def evaluate(args, config) -> int:
                 overwrite=args.overwrite,
                 outscale=args.outscale,
                 scale=SCALE,
-                made_with=_made_with(path, args),
+                made_with=made_with,
                 shard=args.shard,
             )
         hr, lr = validation_pair(**config.VALID)
         name = "SRResNet" if meta.get("phase") == "pretrain" else "SRGAN"
         evaluate_validation(upscale, hr, lr, args.samples_dir / "evaluate", name)
         return 0
-
-
-def _made_with(path: Path, args) -> str:
-    """What tells the results of one command from those of another: weights, blend, ensemble."""
-    digest = hashlib.sha256()
-    for file, share in [(path, 1.0), *args.blend]:
-        digest.update(Path(file).read_bytes() + f"{share}".encode())
-    return digest.hexdigest()[:16] + (" self-ensemble" if args.self_ensemble else "")
 
 
 def evaluate_validation(upscale, hr: np.ndarray, lr: np.ndarray, folder: Path, network: str) -> None:

@@ -32,7 +32,6 @@ from upscaling.jobs import Job, part_of, pixels_in, plan_outputs
 
 NOTE_FILE = ".srgan_made_with.txt"  # in the folder of results
 
-NETWORK_SCALE = 4
 # RGB of 16 bits, held twice while the next picture is computed; half of it for 8 bits
 BYTES_PER_RESULT_PX = 12
 
@@ -128,7 +127,7 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
         tqdm(total=sum(sizes), unit="px", unit_scale=True, smoothing=0, disable=not shows_bar) as bar,
     ):
         try:
-            for index, (job, read) in enumerate(_read_ahead(reader, jobs, outscale)):
+            for index, (job, read) in enumerate(_read_ahead(reader, jobs, outscale, scale)):
                 bar.set_postfix_str(job.source.name)
                 show = partial(_show, bar, bar.n, sizes[index])
                 if not shows_bar:
@@ -155,22 +154,24 @@ def _show(bar: tqdm, start: int, pixels: int, share: float) -> None:
     bar.update(start + round(share * pixels) - bar.n)
 
 
-def _read_ahead(reader: ThreadPoolExecutor, jobs: list[Job], outscale: float) -> Iterator[tuple[Job, Future]]:
-    ahead = [reader.submit(_read, job, outscale) for job in jobs[:1]]
+def _read_ahead(
+    reader: ThreadPoolExecutor, jobs: list[Job], outscale: float, scale: int
+) -> Iterator[tuple[Job, Future]]:
+    ahead = [reader.submit(_read, job, outscale, scale) for job in jobs[:1]]
     for job, following in zip(jobs, [*jobs[1:], None], strict=False):
         current = ahead.pop()
         wait([current])
         if following is not None:
-            ahead.append(reader.submit(_read, following, outscale))
+            ahead.append(reader.submit(_read, following, outscale, scale))
         yield job, current
 
 
-def _read(job: Job, outscale: float) -> Picture:
+def _read(job: Job, outscale: float, scale: int) -> Picture:
     """The picture, whose result is known to fit its format and the memory before an hour's work on it."""
     height, width = size_of(job.source)
     final = final_size(height, width, outscale)
     check_fits(job.target, *final)
-    largest = max(math.prod(final), NETWORK_SCALE**2 * height * width)
+    largest = max(math.prod(final), scale**2 * height * width)
     needed = BYTES_PER_RESULT_PX * largest
     if needed > memory_limit():
         raise UserError(

@@ -112,8 +112,6 @@ class Upscaler:
                     folded[first_filters] = folded[first_filters] / INPUT_SCALE
                 except KeyError as error:
                     raise UserError(f"{source} does not fit this network: it lacks {error}") from None
-                for name in sorted(folded.keys() - {param.op.name for param in net.all_params}):
-                    raise UserError(f"{source} does not fit this network: it has {name} too")
                 checkpoints.assign(session, net.all_params, folded, source)
                 # constants can be laid out for the hardware once, variables at every use
                 frozen = tf.compat.v1.graph_util.convert_variables_to_constants(

@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from training import continuation, graph, run, state
 from training.schedule import Schedule
 from upscaling.upscaler import Upscaler, load_generator
 
+ROOT = str(Path(__file__).parents[2])
 SHORT = ("TRAIN.n_epoch=0",)  # six steps of pretraining in two epochs
 
 
@@ -30,18 +32,23 @@ def short_run(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def stopped(tmp_path, monkeypatch):
-    """A run of SHORT in `tmp_path` that was stopped after its first epoch."""
+def stop_after_an_epoch(folder, cfg):
+    """Runs as if a stop were asked for at the end of the first epoch."""
 
     def stop(run_, epoch=run.Run._end_epoch):
         epoch(run_)
         raise SystemExit(143)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run.Run, "_end_epoch", stop)
         with pytest.raises(SystemExit):
-            run_training(tmp_path, tiny(*SHORT))
+            run_training(folder, cfg)
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A run of SHORT in `tmp_path` that was stopped after its first epoch."""
+    stop_after_an_epoch(tmp_path, tiny(*SHORT))
     return tmp_path
 
 
@@ -310,8 +317,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     )
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    root = str(common_files.Path(__file__).parents[2])
-    with subprocess.Popen([sys.executable, "-c", script, folder, root], stdout=subprocess.PIPE) as other:
+    with subprocess.Popen([sys.executable, "-c", script, folder, ROOT], stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with pytest.raises(UserError, match="another run is training in"):
             run_training(tmp_path, tiny(*SHORT))
@@ -431,8 +437,7 @@ def test_a_second_stop_ends_at_once(tmp_path):
         "    try:\n        signal.raise_signal(signal.SIGINT)\n"
         "    finally:\n        print('not at once')\n"
     )
-    root = str(common_files.Path(__file__).parents[2])
-    done = subprocess.run([sys.executable, "-c", script, root], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script, ROOT], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (130, "")
 
 
@@ -498,19 +503,12 @@ def test_the_notes_input_size_trains(tmp_path):
     assert log_lines(tmp_path)[0]["vgg_loss"] > 0
 
 
-def test_bfloat16_trains_and_continues_with_the_same_bits(tmp_path, monkeypatch):
+def test_bfloat16_trains_and_continues_with_the_same_bits(tmp_path):
     settings = (*SHORT, "RUNTIME.precision=bfloat16")
     whole = tmp_path / "whole"
     run_training(whole, tiny(*settings))
 
-    def stop(run_, epoch=run.Run._end_epoch):
-        epoch(run_)
-        raise SystemExit(143)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run.Run, "_end_epoch", stop)
-        with pytest.raises(SystemExit):
-            run_training(tmp_path, tiny(*settings))
+    stop_after_an_epoch(tmp_path, tiny(*settings))
     run_training(tmp_path, tiny(*settings))
     assert checkpoints.read_meta(tmp_path / "checkpoint/srgan_state.npz")["precision"] == "bfloat16"
     assert_same_bits(arrays_of(whole), arrays_of(tmp_path))

@@ -37,7 +37,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
         sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
+            part.unlink()
         if isinstance(error, OSError):
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
         raise

@@ -72,3 +72,8 @@ def test_help_answers_without_tensorflow():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--mode=evaluate" in done.stdout
+
+
+def test_importing_the_program_changes_no_signal_handler():
+    code = "import signal, main; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -253,3 +253,16 @@ def test_1x1_convolution_before_pixel_shuffle_equals_the_one_after(session):
     initialize(session)
     session.run(biases)
     np.testing.assert_allclose(*session.run([before, after]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_convolution_before_ds_residual_sum_is_linear():
+    """Only the sum is activated: layer `h7` has no leaky ReLU of its own in the note's network."""
+    with tf.Graph().as_default():
+        net, _ = SRGAN_d(tf.zeros([1, 32, 32, 3]), convs=((4, 2, 4), (4, 2, 8), (4, 2, 8)), residual=(4, 4))
+    acts = {layer.name: layer.act is not None for layer in net.all_layers if hasattr(layer, "act")}
+    assert {name: acts[name] for name in ("h1/bn", "h2/bn", "res/bn2", "res/bn3", "res/add")} == {
+        "h1/bn": True, "h2/bn": False, "res/bn2": True, "res/bn3": False, "res/add": True,
+    }  # fmt: skip
+    with tf.Graph().as_default():
+        net, _ = SRGAN_d(tf.zeros([1, 32, 32, 3]), convs=((4, 2, 4), (4, 2, 8)), residual=())
+    assert all(layer.act is not None for layer in net.all_layers if layer.name == "h1/bn")

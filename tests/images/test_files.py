@@ -484,7 +484,7 @@ def test_pictures_above_the_limit_are_refused_by_their_header(tmp_path):
     header += struct.pack(">I", zlib.crc32(header[4:])) + struct.pack(">I4s", 9, b"IDAT")
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header)
     for read in (size_of, read_picture):
-        with pytest.raises(UserError, match=r"a\.png: it has 384 megapixels, and at most \d+ are read"):
+        with pytest.raises(UserError, match=r"a\.png: it has 384 megapixels, and at most \d{2,3} are read"):
             read(tmp_path / "a.png")
 
 

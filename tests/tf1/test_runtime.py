@@ -81,6 +81,18 @@ def test_a_containers_limit_counts_as_the_machines(tmp_path, monkeypatch):
     (tmp_path / "memory/pods/mine").mkdir(parents=True)
     (tmp_path / "memory/pods/mine/memory.limit_in_bytes").write_text(f"{60 * MB}\n")  # version 1
     assert machine.memory_limit() == 60 * MB
+    (tmp_path / "cgroup").write_text("0::/pods/a:b\n")  # a name with a colon
+    (tmp_path / "pods/a:b").mkdir()
+    (tmp_path / "pods/a:b/memory.max").write_text(f"{50 * MB}\n")
+    assert machine.memory_limit() == 50 * MB
+
+
+def test_a_machine_that_does_not_tell_its_memory_is_taken_for_a_small_one(monkeypatch):
+    def unknown(_):
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(machine.os, "sysconf", unknown)
+    assert machine.memory_limit() == 4 * 1024**3
 
 
 def test_a_gpu_that_tensorflow_cannot_use_is_told_of(tmp_path, monkeypatch, caplog):

@@ -414,16 +414,18 @@ def test_a_step_that_cannot_fit_is_refused_before_anything_else(tmp_path):
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_a_large_validation_picture_is_looked_at_in_its_middle(monkeypatch):
+def test_a_large_validation_picture_is_looked_at_in_its_middle(monkeypatch, caplog):
     from training import samples
 
     monkeypatch.setattr(samples, "MOST_VALID_SIDE", 32)
+    caplog.set_level("INFO", "srgan")
     hr = np.random.default_rng(0).integers(0, 256, (60, 24, 3), dtype=np.uint8)
     lr = hr[::4, ::4]
     middle_hr, middle_lr = samples.within_memory(hr, lr)
     assert middle_hr.shape == (32, 24, 3) and middle_lr.shape == (8, 6, 3)
     np.testing.assert_array_equal(middle_hr[::4, ::4], middle_lr)
     np.testing.assert_array_equal(middle_lr, lr[3:11])
+    assert "looks at the middle 32 px only" in caplog.text
     assert samples.within_memory(hr[:32], lr[:8])[0].shape == (32, 24, 3)
 
 

@@ -15,6 +15,7 @@ from common.settings import make_config
 from images.files import read_rgb
 from model import SRGAN_d, SRGAN_g
 from tf1 import checkpoints
+from training import graph as graph_module
 from training import losses, run
 from training.graph import build_training_graph, to_range
 from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN, Schedule
@@ -55,6 +56,21 @@ def assert_same_bits(first, second):
 
 
 # --- One step
+
+
+def test_vgg19_sees_pictures_in_0_to_1(monkeypatch):
+    seen = []
+    real = graph_module.Vgg19_simple_api
+    monkeypatch.setattr(
+        graph_module, "Vgg19_simple_api", lambda rgb, **rest: (seen.append(rgb), real(rgb, **rest))[1]
+    )
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        graph = build_training_graph(tiny(), tf.float32)
+        session.run(tf.compat.v1.global_variables_initializer())
+        hr = batch()
+        target, predicted = session.run(seen, {graph.t_target_image: hr})
+    np.testing.assert_allclose(target, hr / 255, atol=1e-6)
+    assert 0 <= predicted.min() < predicted.max() <= 1
 
 
 def test_one_run_step_equals_the_two_runs_of_the_note():

@@ -109,6 +109,12 @@ def test_gray_is_the_rounded_mean_of_the_three_channels(tmp_path):
     upscale_files(tint, [str(tmp_path / "a.png")], tmp_path / "out")
     assert (read_picture(tmp_path / "out/a_x4.png").pixels == 65534).all()
 
+    def tint_less(pixels, progress):
+        return nearest(pixels, progress) + np.array([0, 0, 1], np.uint16)
+
+    upscale_files(tint_less, [str(tmp_path / "a.png")], tmp_path / "less")
+    assert (read_picture(tmp_path / "less/a_x4.png").pixels == 65533).all()
+
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_alpha_edges_stay_in_range_and_colour_does_not_bleed_from_under_them(tmp_path, dtype):
@@ -258,6 +264,21 @@ def test_results_too_large_for_their_format_fail_before_they_are_computed(tmp_pa
     code = upscale_files(lambda *_: pytest.fail("computed"), [str(tmp_path / "a.webp")], tmp_path)
     assert code == 1
     assert "WEBP holds at most 16383 pixels a side" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("shape", "with_alpha", "dtype", "bytes_per_px"),
+    [((2, 2), False, np.uint8, 1), ((2, 2), True, np.uint16, 4), ((2, 2, 3), True, np.uint8, 4)],
+)
+def test_a_results_size_in_bytes_is_that_of_its_samples(
+    tmp_path, monkeypatch, shape, with_alpha, dtype, bytes_per_px
+):
+    alpha = np.full((2, 2), 9, dtype) if with_alpha else None
+    write_picture(tmp_path / "a.tiff", Picture(np.zeros(shape, dtype), alpha))
+    checked = []
+    monkeypatch.setattr(folders, "check_fits", lambda *what: checked.append(what))
+    upscale_files(nearest, [str(tmp_path / "a.tiff")], tmp_path / "out")
+    assert checked[-1] == (tmp_path / "out/a_x4.tiff", 8, 8, bytes_per_px)
 
 
 def test_a_full_disk_is_that_files_failure(tmp_path, monkeypatch, capfd):

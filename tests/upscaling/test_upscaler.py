@@ -231,6 +231,13 @@ def test_memory_budget_sets_the_tile_size():
             sizes.append((upscaler._trunk_px, upscaler._head_px))
     assert sizes[1][0] == pytest.approx(2 * sizes[0][0], rel=1e-3)
     assert sizes[1][1] == pytest.approx(2 * sizes[0][1], rel=1e-3)
+    # six tensors of four filters in float32 at LR size; three and a half of 16 times as many pixels
+    assert sizes[0] == (100 * 2**20 // (6 * 4 * 4), 100 * 2**20 // (14 * 4 * 4 * 4))
+
+
+def test_tiles_are_not_cut_below_their_halo_even_if_they_do_not_fit():
+    assert len(list(tiles(Box(0, 0, 100, 80), max_px=1, halo=20))) == 5 * 4
+    assert len(list(tiles(Box(0, 0, 100, 80), max_px=1, halo=2))) == 7 * 5  # of 16 px
 
 
 def test_blend_interpolates_weights(tmp_path):

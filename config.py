@@ -77,6 +77,7 @@ config.VGG.input_size = 224  # side in px that pictures are resized to first; 0:
 
 config.RUNTIME = edict()
 config.RUNTIME.precision = "auto"  # 'auto': bfloat16 where the hardware has it; 'float32', 'bfloat16'
+config.RUNTIME.devices = 0  # GPUs that train together; 0: all. Without a GPU: parts of the CPU, to try it
 config.RUNTIME.intra_op_threads = 0  # threads inside one operation; 0: one per core
 config.RUNTIME.xla = False  # compile the graph with XLA, on a GPU
 config.RUNTIME.deterministic = False  # the same bits on a GPU too, slower; a CPU's are so anyway

@@ -43,6 +43,7 @@ AT_MOST = {
     "MODEL.generator.first_kernel": 99,
     "MODEL.generator.last_kernel": 99,
     "RUNTIME.intra_op_threads": 1024,
+    "RUNTIME.devices": 64,
 }
 NOT_EMPTY = ("TRAIN.hr_img_path", "VALID.hr_img_path", "VGG.weights")
 MOST_FILE_BYTES = 2**20  # of a JSON file of settings

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from common.errors import UserError
 from common.files import atomic
+from tf1.distribution import copies
 
 FORMAT_VERSION = 1
 PRETRAINED_DIR = Path(__file__).parents[1] / "checkpoint" / "pretrained"  # comes with the program
@@ -139,7 +140,7 @@ def read_array(file: zipfile.ZipFile, name: str, kinds: str = "biuf") -> np.ndar
 def fetch(session: tf.compat.v1.Session, variables) -> dict[str, np.ndarray]:
     """{variable's name: its value}."""
     names = [variable.op.name for variable in variables]
-    return dict(zip(names, session.run(list(variables))))
+    return dict(zip(names, session.run([copies(variable)[0] for variable in variables])))
 
 
 def assign(session: tf.compat.v1.Session, variables, arrays: dict, source: str | Path) -> None:
@@ -159,9 +160,10 @@ def assign(session: tf.compat.v1.Session, variables, arrays: dict, source: str |
 
 def load(session: tf.compat.v1.Session, values: dict) -> None:
     """Sets variables through their initialisers, which adds nothing to the graph."""
+    pairs = [(copy.initializer, value) for variable, value in values.items() for copy in copies(variable)]
     session.run(
-        [variable.initializer for variable in values],
-        {variable.initializer.inputs[1]: value for variable, value in values.items()},
+        [initializer for initializer, _ in pairs],
+        {initializer.inputs[1]: value for initializer, value in pairs},
     )
 
 

@@ -14,6 +14,7 @@ import zlib
 import tensorflow as tf
 
 from tf1.convolutions import conv2d
+from tf1.distribution import mean_of_replicas
 
 # TensorLayer makes an eager tensor when it is imported, and with it threads, and on a GPU takes its memory
 tf.compat.v1.disable_eager_execution()
@@ -82,6 +83,8 @@ class ScopedLayer(tl.layers.Layer):
                 dtype=tf.float32,
                 initializer=lambda shape, **_: init(shape=shape, name=full_name),
                 trainable=trainable and self.trainable,
+                # of batch norm's averages; optimisers see to the others
+                aggregation=tf.VariableAggregation.MEAN if not trainable else tf.VariableAggregation.NONE,
             )
         weights = self._trainable_weights if trainable else self._nontrainable_weights
         weights.append(weight)
@@ -164,8 +167,9 @@ def finite_or_zero(x: tf.Tensor) -> tf.Tensor:
 class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
     """Batch norm over N, H, W with float32 statistics (Ioffe & Szegedy 2015).
 
-    In training it normalises by the batch; `moving_average_updates()` then gives the operations
-    that move the averages, for the training step to run. Otherwise it uses the moving averages.
+    In training it normalises by the batch, that of all replicas together; `moving_average_updates()`
+    then gives the operations that move the averages, for the training step to run. Otherwise it uses the
+    moving averages.
     """
 
     def __init__(self, is_train: bool, act=None, name=None):
@@ -182,6 +186,9 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
         self.is_train = is_train
 
     def forward(self, inputs):
+        if self.is_train and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            outputs = self._normalise_over_replicas(inputs)
+            return self.act(outputs) if self.act else outputs
         empty = tf.zeros([0])
         outputs, self._batch_mean, self._batch_var, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
@@ -193,6 +200,18 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
             is_training=self.is_train,
         )
         return self.act(outputs) if self.act else outputs
+
+    def _normalise_over_replicas(self, inputs):
+        values = tf.cast(inputs, tf.float32)
+        mean, variance = tf.nn.moments(values, [0, 1, 2])
+        mean, square = tf.unstack(mean_of_replicas(tf.stack([mean, variance + mean**2])))
+        variance = tf.nn.relu(square - mean**2)
+        outputs = tf.nn.batch_normalization(values, mean, variance, self.beta, self.gamma, self.epsilon)
+        count = (
+            tf.cast(tf.size(values[..., 0]), tf.float32) * tf.distribute.get_strategy().num_replicas_in_sync
+        )
+        self._batch_mean, self._batch_var = mean, variance * count / (count - 1)  # as the fused one has it
+        return tf.cast(outputs, inputs.dtype)
 
     def moving_average_updates(self) -> list[tf.Operation]:
         assert self.is_train, "moving averages move in training only"

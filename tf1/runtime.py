@@ -25,6 +25,8 @@ def session_config(settings) -> tf.compat.v1.ConfigProto:
         intra_op_parallelism_threads=settings.intra_op_threads,
     )
     options.gpu_options.allow_growth = True
+    if settings.devices and not has_gpu():  # parts of the CPU, to try what several devices do
+        options.device_count["CPU"] = settings.devices
     if settings.xla:
         level = tf.compat.v1.OptimizerOptions.ON_1
         options.graph_options.optimizer_options.global_jit_level = level

@@ -41,6 +41,8 @@ FREE_SETTINGS = (
     "VGG.weights",
     "VGG.on_missing",
 )
+# Paths, which lead to the same from other hosts by other names
+OWN_PATHS = ("TRAIN.hr_img_path", "TRAIN.init_weights")
 # And those that may, as far as the steps that are done would have been the same.
 SCHEDULE_SETTINGS = ("TRAIN.n_epoch", "TRAIN.lr_", "TRAIN.decay_every", "TRAIN.warmup_steps")
 STATE_KEYS = {"step": int, "sums": dict, "config": dict, "vgg_features": str}
@@ -156,6 +158,14 @@ def read_listing(checkpoint_dir: Path) -> Listing:
 def write_listing(checkpoint_dir: Path, listing: Listing) -> None:
     with atomic(checkpoint_dir / PICTURES_FILE) as path:
         path.write_text(json.dumps(listing, indent=0) + "\n")
+
+
+def facts(config, made_with: dict[str, str], devices: int) -> dict[str, str]:
+    """What must be the same on all hosts of a run, by names for the user."""
+    settings = {
+        key: repr(value) for key, value in flatten(config) if not key.startswith((*FREE_SETTINGS, *OWN_PATHS))
+    }
+    return {**settings, **made_with, "device": "", "devices": str(devices)}
 
 
 def check_continuation(

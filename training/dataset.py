@@ -109,8 +109,12 @@ class Dataset:
         """Batches in an epoch; the last one is filled up with the epoch's first crops."""
         return math.ceil(int(self._crops.sum()) / self.batch_size)
 
-    def batches(self, epoch: int, first_step: int = 0) -> Iterator[np.ndarray]:
+    def batches(
+        self, epoch: int, first_step: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[np.ndarray]:
         """uint8 [batch_size, patch_size, patch_size, 3] for each step of an epoch from a step on.
+
+        part: (i, n) gives part i of n, from 0, of each batch, and decodes no more than that.
 
         A pool of threads decodes and cuts a few steps ahead; closing the iterator ends it. All crops of a
         visit are cut together and wait for their turn.
@@ -118,8 +122,9 @@ class Dataset:
         assert 0 <= first_step <= self.steps_per_epoch, (first_step, self.steps_per_epoch)
         plan, size = self._plan(epoch), self.batch_size
         positions: dict[int, list[int]] = {}  # of each visit
-        for position in range(first_step * size, len(plan.visits)):
-            positions.setdefault(plan.visits[position], []).append(position)
+        for step in range(first_step, self.steps_per_epoch):
+            for position in self._positions(step, part):
+                positions.setdefault(plan.visits[position], []).append(position)
         crops: dict[int, Future] = {}  # of each visit that has begun
         unbegun = iter(list(positions))  # the first needed first
         upcoming = next(unbegun, None)
@@ -131,7 +136,7 @@ class Dataset:
                 while upcoming is not None and positions[upcoming][0] < ahead:
                     crops[upcoming] = pool.submit(self._cut_crops, plan, positions[upcoming])
                     upcoming = next(unbegun, None)
-                here = range(step * size, (step + 1) * size)
+                here = self._positions(step, part)
                 batch = np.stack([crops[plan.visits[position]].result()[position] for position in here])
                 for visit in set(plan.visits[here.start : here.stop]):
                     if positions[visit][-1] < here.stop:
@@ -139,6 +144,12 @@ class Dataset:
                 yield batch
         finally:
             pool.shutdown(cancel_futures=True)
+
+    def _positions(self, step: int, part: tuple[int, int]) -> range:
+        """Of one part's crops of a step's batch in the epoch's order."""
+        share = self.batch_size // part[1]
+        first = step * self.batch_size + part[0] * share
+        return range(first, first + share)
 
     def fixed_patches(self, count: int) -> np.ndarray:
         """uint8 [count, patch_size, patch_size, 3]: centres of the first pictures by name."""

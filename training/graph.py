@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from images import bicubic
 from model import SRGAN_d, SRGAN_g
+from tf1.distribution import ALONE, Cluster, mean_of_replicas, sum_of_replicas
 from tf1.layers import tl
 from training import losses
 from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN
@@ -38,10 +39,15 @@ class TrainingGraph(Step):
     output_image: tf.Tensor  # uint8 [N, 4h, 4w, 3]
     lr_v: tf.Variable  # learning rate
     global_step: tf.Variable  # updates of the generator
+    t_stop: tf.Tensor  # float scalar: whether this host asks for a stop
+    stops: tf.Tensor  # of all replicas: how many do
 
 
-def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
-    """Adds placeholders and the training step to the default graph; convolutions compute in `dtype`."""
+def build_training_graph(config, dtype: tf.DType, cluster: Cluster = ALONE) -> TrainingGraph:
+    """Adds placeholders and the training step to the default graph; convolutions compute in `dtype`.
+
+    The placeholders take this host's part of a batch, which its replicas share.
+    """
     patch = config.TRAIN.hr_patch_size
     t_target_image = tf.compat.v1.placeholder(tf.uint8, [None, patch, patch, 3], "t_target_image")
     t_image = tf.compat.v1.placeholder_with_default(
@@ -54,7 +60,12 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
         lr_v = tf.compat.v1.get_variable("lr_v", initializer=config.TRAIN.lr_init, trainable=False)
     global_step = tf.compat.v1.train.get_or_create_global_step()
 
-    step = training_step(to_range(t_image), to_range(t_target_image), lr_v, global_step, config, dtype)
+    parts = cluster.split(to_range(t_image)), cluster.split(to_range(t_target_image))
+    replicas = cluster.run(lambda *tensors: training_step(*tensors, lr_v, global_step, config, dtype), *parts)
+    step = replicas[0]  # what they share, and the operations of each
+    step.steps = {phase: tf.group(*(replica.steps[phase] for replica in replicas)) for phase in step.steps}
+    t_stop = tf.compat.v1.placeholder_with_default(0.0, [], "t_stop")
+    stops = cluster.run(lambda: sum_of_replicas(tf.identity(t_stop)))[0]
 
     net_g_test = SRGAN_g(
         to_range(input_image), is_train=False, reuse=True, **config.MODEL.generator, dtype=dtype
@@ -67,11 +78,13 @@ def build_training_graph(config, dtype: tf.DType) -> TrainingGraph:
         output_image=to_pixels(net_g_test.outputs),
         lr_v=lr_v,
         global_step=global_step,
+        t_stop=t_stop,
+        stops=stops,
     )
 
 
 def training_step(t_image, t_target_image, lr_v, global_step, config, dtype: tf.DType) -> Step:
-    """One step of each phase on LR and HR in [-1, 1], as a function of tensors alone.
+    """One step of each phase on LR and HR in [-1, 1], as a function of tensors alone: that of one replica.
 
     An adversarial step is one run: D's update first, then G's against the updated D, sharing one forward
     pass of G and one VGG19 pass of the target; the numbers are those of the note's two runs. Without
@@ -93,11 +106,8 @@ def training_step(t_image, t_target_image, lr_v, global_step, config, dtype: tf.
         # the count of updates ramps the decay up, so that early weights are forgotten
         average = tf.compat.v1.train.ExponentialMovingAverage(config.TRAIN.ema_decay, global_step)
     g_optim_init = _then_average(average, net_g, [g_optim_init, *g_updates])
-    steps, logged, finite = (
-        {PRETRAIN: g_optim_init},
-        {PRETRAIN: {"mse_loss": mse_loss}},
-        {PRETRAIN: [g_finite]},
-    )
+    steps, finite = {PRETRAIN: g_optim_init}, {PRETRAIN: [g_finite]}
+    logged = {PRETRAIN: _over_replicas({"mse_loss": mse_loss})}
     g_average = {v.op.name: average.average(v) for v in net_g.all_params} if average else {}
     if not config.TRAIN.n_epoch:
         return Step(steps, logged, finite, net_g.all_params, g_average, d_params=[], vgg_params=[])
@@ -115,11 +125,15 @@ def training_step(t_image, t_target_image, lr_v, global_step, config, dtype: tf.
         d_optim = tf.group(d_optim, *net_d_fake.moving_average_updates())
     steps[DISCRIMINATOR] = d_optim
     finite[DISCRIMINATOR] = [d_finite]
-    logged[DISCRIMINATOR] = {"d_loss1": d_loss1, "d_loss2": d_loss2, "d_loss": d_loss}
+    logged[DISCRIMINATOR] = _over_replicas({"d_loss1": d_loss1, "d_loss2": d_loss2, "d_loss": d_loss})
 
     # VGG19 features
-    compared = math.ceil(config.VGG.share * config.TRAIN.batch_size)
-    t_target_image_224, t_predict_image_224 = t_target_image[:compared], net_g.outputs[:compared]
+    compared = _spread(config.VGG.share, config.TRAIN.batch_size // _replicas())
+    t_target_image_224, t_predict_image_224 = t_target_image, net_g.outputs
+    if config.VGG.share < 1:
+        t_target_image_224, t_predict_image_224 = (
+            tf.gather(images, compared) for images in (t_target_image, net_g.outputs)
+        )
     if config.VGG.input_size:  # bilinear
         t_target_image_224, t_predict_image_224 = (
             tf.image.resize(images, [config.VGG.input_size] * 2)
@@ -143,19 +157,41 @@ def training_step(t_image, t_target_image, lr_v, global_step, config, dtype: tf.
     g_optim, g_finite = _minimize(adam(lr_v, beta1, name="g_optim"), g_loss, g_vars, global_step)
     g_optim = _then_average(average, net_g, [g_optim, *g_updates])
     steps[ADVERSARIAL], finite[ADVERSARIAL] = g_optim, [d_finite, g_finite]
-    logged[ADVERSARIAL] = {**logged[DISCRIMINATOR], **g_losses, "g_loss": g_loss}
+    logged[ADVERSARIAL] = {**logged[DISCRIMINATOR], **_over_replicas({**g_losses, "g_loss": g_loss})}
     return Step(steps, logged, finite, net_g.all_params, g_average, net_d.all_params, net_vgg.all_params)
 
 
 def _minimize(
     optimizer, loss: tf.Tensor, variables: list, global_step=None
 ) -> tuple[tf.Operation, tf.Tensor]:
-    """(update, whether its gradients are finite): those that are not count as zero and spoil nothing."""
+    """(update, whether its gradients are finite): those that are not count as zero and spoil nothing.
+
+    The optimiser sums the gradients of all replicas, each of which has its share of the mean loss.
+    """
     # no gradient waits for another: that hinders fusion
-    pairs = optimizer.compute_gradients(loss, variables, gate_gradients=optimizer.GATE_NONE)
-    finite = tf.math.is_finite(tf.add_n([tf.reduce_sum(gradient) for gradient, _ in pairs]))
+    share = loss / _replicas()
+    pairs = optimizer.compute_gradients(share, variables, gate_gradients=optimizer.GATE_NONE)
+    finite = tf.add_n([tf.reduce_sum(gradient) for gradient, _ in pairs])
+    finite = tf.math.is_finite(sum_of_replicas(finite))
     pairs = [(tf.where(finite, gradient, tf.zeros_like(gradient)), variable) for gradient, variable in pairs]
     return optimizer.apply_gradients(pairs, global_step), finite
+
+
+def _replicas() -> int:
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def _spread(share: float, count: int) -> list[int]:
+    """Which of a replica's patches to take, evenly, so that all replicas take what one device would."""
+    return [i for i in range(count) if math.ceil((i + 1) * share) > math.ceil(i * share)]
+
+
+def _over_replicas(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """The means of losses over all replicas, reduced together."""
+    if _replicas() == 1:
+        return values
+    means = mean_of_replicas(tf.stack(list(values.values())))
+    return dict(zip(values, tf.unstack(means, len(values))))
 
 
 def _then_average(average, net_g, updates: list[tf.Operation]) -> tf.Operation:

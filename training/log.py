@@ -34,7 +34,7 @@ class Events:
 
 
 class TrainingLog:
-    """`train_log.jsonl` and `tensorboard/` in a run's folder; a context manager. Raises OSError."""
+    """`train_log.jsonl` and `tensorboard/` in a run's folder. Raises OSError."""
 
     def __init__(self, folder: Path, step: int):
         """Goes on after `step`: what an interrupted run wrote past it is dropped."""
@@ -44,10 +44,7 @@ class TrainingLog:
         self._writer: tf.compat.v1.summary.FileWriter | None = None
         self.go_back(step)
 
-    def __enter__(self) -> TrainingLog:
-        return self
-
-    def __exit__(self, *_) -> None:
+    def close(self) -> None:
         if self._writer:
             self._writer.close()
 

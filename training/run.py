@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
+import signal
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,21 +17,20 @@ from common.errors import UserError
 from common.files import held, require_writable
 from common.settings import log_config
 from images import photos
-from tf1 import checkpoints, runtime
+from tf1 import checkpoints, distribution, runtime
 from training import continuation
 from training.dataset import Dataset
 from training.graph import build_training_graph, least_memory
-from training.log import TrainingLog
 from training.preparation import init_weights, require_memory, vgg_features
+from training.report import Report
 from training.samples import Sampler, within_memory
-from training.schedule import DISCRIMINATOR, PRETRAIN, Schedule
+from training.schedule import Schedule
 from training.state import RunState
 
 log = logging.getLogger("srgan")
 
 MOST_SKIPS = 10  # steps in a row whose losses or gradients are not finite
 LOWER_RATE = 0.25  # factor on the learning rate after so many
-COLLAPSED_LOSS, COLLAPSED_EPOCHS = 0.01, 3  # of the discriminator: it is always right
 SETTLED_STEP = 4  # from 0; the first ones optimise the graph
 WORDS_EVERY_SECONDS = 60  # where there is no progress bar
 
@@ -43,6 +43,8 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
     vgg_weights, features = vgg_features(config)
     start_weights = init_weights(config)
     log.info("Loading training pictures")
+    cluster = distribution.connect(config.RUNTIME, runtime.session_config(config.RUNTIME))
+    _require_divisible(config.TRAIN.batch_size, cluster.replicas)
     known = continuation.read_listing(checkpoint_dir)
     dataset = Dataset(
         config.TRAIN.hr_img_path,
@@ -61,29 +63,45 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
         "device": runtime.describe_device(),
         "pictures": continuation.fingerprint(dataset.listing),
     }
-    require_writable(checkpoint_dir, "--checkpoint-dir")
-    require_writable(samples_dir, "--samples-dir")
-    with held(checkpoint_dir), tf.Graph().as_default():
-        saved = None if restart else continuation.saved_run(checkpoint_dir)
+    if cluster.is_chief:
+        require_writable(checkpoint_dir, "--checkpoint-dir")
+        require_writable(samples_dir, "--samples-dir")
+    with (
+        held(checkpoint_dir) if cluster.is_chief else nullcontext(),
+        tf.Graph().as_default(),
+        cluster.strategy.scope(),
+    ):
+        saved = None if restart or not cluster.is_chief else continuation.saved_run(checkpoint_dir)
         if saved:
             continuation.check_continuation(
                 saved, config, dataset.steps_per_epoch, dataset.listing, known, made_with
             )
-        elif not restart:
+        elif cluster.is_chief and not restart:
             continuation.require_no_weights(checkpoint_dir)
         tf.compat.v1.set_random_seed(config.TRAIN.seed)
         log.info("Building graph")
-        graph = build_training_graph(config, dtype)
-        with tf.compat.v1.Session(config=runtime.session_config(config.RUNTIME)) as session:
+        graph = build_training_graph(config, dtype, cluster)
+        with tf.compat.v1.Session(cluster.target, config=cluster.config) as session:
+            if cluster.hosts > 1:
+                cluster.require_agreement(session, continuation.facts(config, made_with, cluster.replicas))
             sampler = Sampler(graph, session, dataset, valid, samples_dir)
             schedule = Schedule(config.TRAIN, config.TRAIN.steps_per_epoch or dataset.steps_per_epoch)
-            state = RunState(config, recipe, graph, session, schedule, checkpoint_dir, made_with)
+            state = RunState(config, recipe, graph, session, schedule, checkpoint_dir, made_with, cluster)
             state.start(vgg_weights, start_weights, saved)
-            if restart:  # only now, when nothing is left that could refuse the new run
-                continuation.set_aside_run(checkpoint_dir)
-            log_config(checkpoint_dir / "config.json", config, recipe)
-            continuation.write_listing(checkpoint_dir, dataset.listing)
+            if cluster.is_chief:
+                if restart:  # only now, when nothing is left that could refuse the new run
+                    continuation.set_aside_run(checkpoint_dir)
+                log_config(checkpoint_dir / "config.json", config, recipe)
+                continuation.write_listing(checkpoint_dir, dataset.listing)
             Run(config, graph, session, dataset, sampler, state, restart).loop()
+
+
+def _require_divisible(batch_size: int, replicas: int) -> None:
+    if batch_size % replicas:
+        raise UserError(
+            f"TRAIN.batch_size={batch_size} cannot be shared among {replicas} devices: use a multiple of "
+            f"{replicas}, or fewer devices (RUNTIME.devices)"
+        )
 
 
 class Run:
@@ -93,9 +111,10 @@ class Run:
         self.config, self.graph, self.session = config, graph, session
         self.dataset, self.sampler, self.state = dataset, sampler, state
         self.schedule, self.restarted = state.schedule, restarted
-        self.collapsed_epochs = 0
+        self.cluster = state.cluster
         self.steps_of_phase: dict[str, int] = {}  # that this process has done
-        self.owed = False  # whether the weights of an epoch could not be written
+        self.stop = 0  # the signal that all hosts know of
+        self.in_step = False
 
     # -- the loop
 
@@ -105,28 +124,35 @@ class Run:
         Whatever ends it, the state is saved if it is of use.
         """
         self._say_start()
-        folder, step = self.state.folder, self.state.step
-        with runtime.StopSignal() as stop, TrainingLog(folder, step) as self.log:
+        report = Report(self.state, self.sampler) if self.cluster.is_chief else None
+        with runtime.StopSignal() as self.signals, report or nullcontext():
             if self.state.saved_step < 0:
                 self.state.save()  # so that there is always a state to go back to, and the disk is tried
-            elif self._lacks_report():
-                self._report_epoch()
+            elif report and report.is_lacking():
+                report.write()
             self.batches = self._batches()
             try:
                 while self.state.step < self.schedule.total_steps:
-                    if self._epoch(stop) and self.schedule.position(self.state.step)[2] == 0:
-                        self._end_epoch()
-                    if stop.signal and not self.state.has_gone_wrong:
+                    if not self._epoch():
+                        self._go_back(report)
+                    elif self.schedule.position(self.state.step)[2] == 0:
+                        self._end_epoch(report)
+                    if self._is_asked_to_stop() and not self.state.has_gone_wrong:
                         self.state.save()
                         but = ", without --restart" if self.restarted else ""
                         self.state.say(f"Stopped and saved; the same command continues{but}")
-                        raise SystemExit(128 + stop.signal)
+                        raise SystemExit(128 + self.stop)
             except Exception as error:
                 self._save_after(error)
+                if self.in_step and self.cluster.hosts > 1 and isinstance(error, tf.errors.OpError):
+                    raise UserError(
+                        "another host has stopped or cannot be reached: start all of them again, and the "
+                        f"run goes on from step {self.state.saved_step}"
+                    ) from error
                 raise
             finally:
                 self.batches.close()
-            if self.owed:
+            if report and report.owed:
                 raise UserError(
                     "the run is finished, but its weights could not be written: make room, repeat"
                 )
@@ -140,21 +166,28 @@ class Run:
             f"{self.schedule.total_steps} steps in all ({epochs} epochs)"
         )
 
+    def _is_asked_to_stop(self) -> bool:
+        """Of several hosts all stop after the same step, in which each has told the others."""
+        if self.cluster.hosts == 1:
+            self.stop = self.signals.signal
+        return bool(self.stop)
+
     def _batches(self):
-        """HR batches from the current step on; passes over the data follow each other without end."""
+        """This host's part of the batches from the current step on; passes follow each other without end."""
         data_pass, first = divmod(self.state.step, self.dataset.steps_per_epoch)
+        part = self.cluster.host, self.cluster.hosts
         while True:
-            yield from self.dataset.batches(data_pass, first)
+            yield from self.dataset.batches(data_pass, first, part)
             data_pass, first = data_pass + 1, 0
 
-    def _epoch(self, stop) -> bool:
-        """Steps to the end of the epoch, or to a stop; False if the run went back instead."""
+    def _epoch(self) -> bool:
+        """Steps to the end of the epoch, or to a stop; False if the run has to go back instead."""
         phase, epoch, done = self.schedule.position(self.state.step)
         total = self.schedule.steps_per_epoch
         if done == 0:
             self.state.sums = {}
         name, said_at = f"{phase} epoch {epoch + 1} of {self.schedule.epochs[phase]}", time.monotonic()
-        has_bar = sys.stderr.isatty()
+        has_bar = self.cluster.is_chief and sys.stderr.isatty()
         rate, form = None, {"unit": "step", "leave": False, "dynamic_ncols": True}
         with tqdm(total=total, initial=done, desc=name, disable=not has_bar, **form) as bar:
             for step in range(done, total):
@@ -168,15 +201,20 @@ class Run:
                     checkpoints.load(self.session, {self.graph.lr_v: rate})
                 if not self._step(phase, bar):
                     return False
-                if stop.signal and not self.state.has_gone_wrong:
+                if self._is_asked_to_stop() and not self.state.has_gone_wrong:
                     break
         return True
 
     def _step(self, phase: str, bar: tqdm) -> bool:
-        """One step; False if the run went back instead."""
+        """One step; False if the run has to go back."""
         started = time.perf_counter()
-        fetches = self.graph.steps[phase], self.graph.losses[phase], self.graph.finite[phase]
-        _, values, finite = self.session.run(fetches, {self.graph.t_target_image: next(self.batches)})
+        graph, batch = self.graph, next(self.batches)
+        fetches = graph.steps[phase], graph.losses[phase], graph.finite[phase], graph.stops
+        feed = {graph.t_target_image: batch, graph.t_stop: float(bool(self.signals.signal))}
+        self.in_step = True
+        _, values, finite, stops = self.session.run(fetches, feed)
+        self.in_step = False
+        self.stop = (self.signals.signal or signal.SIGTERM) if stops else 0
         self.state.step += 1
         self.state.sums["seconds"] = self.state.sums.get("seconds", 0.0) + time.perf_counter() - started
         if all(finite) and np.isfinite(list(values.values())).all():
@@ -190,7 +228,6 @@ class Run:
             )
             is_last = self.state.step == self.schedule.total_steps
             if self.state.skips_in_row >= MOST_SKIPS or is_last:
-                self._go_back()
                 return False
         self._say_duration(phase, time.perf_counter() - started)
         bar.update()
@@ -206,7 +243,13 @@ class Run:
             )
         self.steps_of_phase[phase] += 1
 
-    def _go_back(self) -> None:
+    def _end_epoch(self, report: Report | None) -> None:
+        if self.schedule.leaves_weights(self.state.step):
+            self.state.save()
+        if report:
+            report.write()
+
+    def _go_back(self, report: Report | None) -> None:
         """To the last saved state, once, with a lower rate; then such steps end the run."""
         if self.state.rate_factor < 1:
             rate = self.config.TRAIN.lr_init / 10
@@ -217,88 +260,22 @@ class Run:
                 f"{self.state.folder / continuation.REPLACED_DIR}"
             )
         skipped_at = self.state.step
-        self.state.restore(continuation.saved_run(self.state.folder))
+        self.state.restore(continuation.saved_run(self.state.folder) if report else None)
         self.state.rate_factor, self.state.skips_in_row = LOWER_RATE, 0
         self.state.say(
             f"WARNING: the last steps up to step {skipped_at} were not finite: "
             f"back to step {self.state.step}, with {LOWER_RATE:g} of the learning rate"
         )
-        self.log.go_back(self.state.step)
+        if report:
+            report.log.go_back(self.state.step)
         self.state.save()
         self.batches.close()
         self.batches = self._batches()
 
-    # -- the end of an epoch
-
-    def _lacks_report(self) -> bool:
-        """Whether the run was stopped between saving the state of an epoch's end and all that follows."""
-        if not self.state.sums or self.schedule.position(self.state.step)[2]:
-            return False
-        phase = self.schedule.position(self.state.step - 1)[0]
-        if self.log.last_step < self.state.step:
-            return True
-        if phase == DISCRIMINATOR or not self.schedule.leaves_weights(self.state.step):
-            return False
-        return not self.state.has_weights_of_now(phase)
-
-    def _end_epoch(self) -> None:
-        if self.schedule.leaves_weights(self.state.step):
-            self.state.save()
-        self._report_epoch()
-
-    def _report_epoch(self) -> None:
-        """Weights, samples, log and plot: what fails of them is told, and tried again in later epochs."""
-        phase, epoch, _ = self.schedule.position(self.state.step - 1)
-        sums = dict(self.state.sums)
-        seconds, counted = sums.pop("seconds"), int(sums.pop("counted", 0))
-        line = {
-            "phase": phase,
-            "epoch": epoch + 1,
-            "step": self.state.step,
-            "learning_rate": self.state.rate_factor * self.schedule.learning_rate(self.state.step - 1),
-            **{name: total / counted for name, total in sums.items()},
-            "seconds": seconds,
-        }
-        steps = self.schedule.steps_per_epoch
-        if counted < steps:
-            line["skipped_steps"] = steps - counted
-        if (self.schedule.leaves_weights(self.state.step) or self.owed) and phase != DISCRIMINATOR:
-            weights, self.owed = self.state.weights_for_use(), True
-            with self._tolerated("no sample pictures"):
-                line["psnr_db"] = self.sampler.sample(phase, epoch + 1, weights)
-            with self._tolerated("no weights"):
-                self.state.save_weights(phase, epoch + 1, weights, line.get("psnr_db"))
-                self.owed = False
-        with self._tolerated("no line in the log"):
-            self.log.write(line, steps, self.schedule.phase_end(phase) - self.state.step)
-            if "psnr_db" in line:
-                self.log.plot(self.sampler.samples_dir / "learning_curve.png")
-        self._watch_discriminator(line)
-
-    @contextlib.contextmanager
-    def _tolerated(self, loss: str):
-        """Training is worth more than what it shows."""
-        try:
-            yield
-        except (UserError, OSError, MemoryError, ValueError, tf.errors.OpError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self.state.say(f"WARNING: {loss} of step {self.state.step} ({reason}); training goes on")
-
-    def _watch_discriminator(self, line: dict) -> None:
-        if line["phase"] == PRETRAIN or "d_loss" not in line:
-            return
-        self.collapsed_epochs = self.collapsed_epochs + 1 if line["d_loss"] < COLLAPSED_LOSS else 0
-        if self.collapsed_epochs == COLLAPSED_EPOCHS:
-            self.state.say(
-                f"WARNING: the discriminator's loss is below {COLLAPSED_LOSS} for {COLLAPSED_EPOCHS} epochs: "
-                "it tells all pictures apart and teaches nothing; try a smaller MODEL.discriminator, "
-                "a higher LOSS.adversarial, or fewer TRAIN.n_epoch_d"
-            )
-
     def _save_after(self, error: Exception) -> None:
-        """Keeps what was done before an error that ends the run."""
+        """Keeps what was done before an error that ends the run, unless it may have left half a step."""
         self.state.event(f"step {self.state.step}: {type(error).__name__}: {error}")
-        if self.state.saved_step < self.state.step and not self.state.has_gone_wrong:
+        if self.state.saved_step < self.state.step and not self.state.has_gone_wrong and not self.in_step:
             try:
                 self.state.save()
                 self.state.say(f"Saved step {self.state.step}")

@@ -13,6 +13,7 @@ import tensorflow as tf
 from common.errors import UserError
 from common.files import atomic
 from tf1 import checkpoints
+from tf1.distribution import ALONE, Cluster
 from training import continuation
 from training.log import Events
 from training.schedule import ADVERSARIAL, PRETRAIN, Schedule
@@ -25,10 +26,20 @@ WEIGHTS_FILES = {PRETRAIN: "g_srgan_init.npz", ADVERSARIAL: "g_srgan.npz"}
 class RunState:
     """What a session holds of a run, and the files of `folder` that keep it."""
 
-    def __init__(self, config, recipe, graph, session, schedule: Schedule, folder: Path, made_with: dict):
+    def __init__(
+        self,
+        config,
+        recipe,
+        graph,
+        session,
+        schedule: Schedule,
+        folder: Path,
+        made_with: dict,
+        cluster: Cluster = ALONE,
+    ):
         """made_with: precision, device, pictures and VGG19 features, as they are kept in the files."""
         self.config, self.recipe, self.graph, self.session = config, recipe, graph, session
-        self.schedule, self.folder, self.made_with = schedule, folder, made_with
+        self.schedule, self.folder, self.made_with, self.cluster = schedule, folder, made_with, cluster
         self.step = 0
         self.sums: dict[str, float] = {}  # of this epoch's losses and seconds, so far
         self.rate_factor = 1.0
@@ -36,7 +47,7 @@ class RunState:
         self.saver = tf.compat.v1.train.Saver(self.variables) if config.RUNTIME.saver else None
         self.saved_at, self.saved_step = time.monotonic(), -1
         self.skips_in_row = 0  # steps whose losses or gradients were not finite
-        self.event = Events(folder)
+        self.event = Events(folder) if cluster.is_chief else lambda event: None
 
     def say(self, sentence: str) -> None:
         """On the screen and in `run.log`."""
@@ -49,20 +60,31 @@ class RunState:
         self.session.run(tf.compat.v1.global_variables_initializer())
         if vgg_weights:
             checkpoints.assign(self.session, self.graph.vgg_params, vgg_weights, "the VGG19 file")
+        if not saved and start_weights:
+            source = self.config.TRAIN.init_weights
+            checkpoints.assign(self.session, self.graph.g_params, start_weights, source)
+            averages = {average: start_weights[name] for name, average in self.graph.g_average.items()}
+            checkpoints.load(self.session, averages)
+        self.restore(saved)
         if saved:
-            self.restore(saved)
             if self.step >= self.schedule.total_steps:
                 log.info("The run in %s is finished; --restart begins anew", saved.path)
             else:
                 phase, epoch, epoch_step = self.schedule.position(self.step)
                 log.info("Continuing %s: %s epoch %d, step %d", saved.path, phase, epoch + 1, epoch_step)
-        elif start_weights:
-            source = self.config.TRAIN.init_weights
-            checkpoints.assign(self.session, self.graph.g_params, start_weights, source)
-            averages = {average: start_weights[name] for name, average in self.graph.g_average.items()}
-            checkpoints.load(self.session, averages)
 
-    def restore(self, saved: continuation.Saved) -> None:
+    def restore(self, saved: continuation.Saved | None) -> None:
+        """Takes what was saved, if anything was, and then what the chief has."""
+        if saved:
+            self._take(saved)
+        if self.cluster.hosts > 1:
+            numbers = [np.float64(self.step), np.float64(self.rate_factor), np.float64(self.saved_step)]
+            numbers += self.variables
+            step, rate_factor, saved_step, *arrays = self.cluster.from_chief(self.session, numbers)
+            self.step, self.rate_factor, self.saved_step = int(step), float(rate_factor), int(saved_step)
+            checkpoints.load(self.session, dict(zip(self.variables, arrays)))
+
+    def _take(self, saved: continuation.Saved) -> None:
         if saved.arrays is not None:
             checkpoints.assign(self.session, self.variables, saved.arrays, saved.path)
         else:
@@ -128,8 +150,11 @@ class RunState:
     def save(self) -> None:
         """Writes all that a continued run needs to end with the same bits as an uninterrupted one.
 
-        A state that has gone wrong never takes the place of a good one.
+        A state that has gone wrong never takes the place of a good one. Of several hosts the chief writes.
         """
+        if not self.cluster.is_chief:
+            self.saved_at, self.saved_step = time.monotonic(), self.step
+            return
         arrays = checkpoints.fetch(self.session, self.variables)
         self.saved_at = time.monotonic()
         if self.has_gone_wrong or not checkpoints.is_finite(arrays):

@@ -17,7 +17,7 @@ from common.errors import UserError
 from images import bicubic, files
 from images.photos import sample_photos
 from tf1 import checkpoints, layers
-from training import continuation, graph, run, state
+from training import continuation, graph, report, run, state
 from training.schedule import Schedule
 from upscaling.upscaler import Upscaler, load_generator
 
@@ -35,8 +35,8 @@ def short_run(tmp_path_factory):
 def stop_after_an_epoch(folder, cfg):
     """Runs as if a stop were asked for at the end of the first epoch."""
 
-    def stop(run_, epoch=run.Run._end_epoch):
-        epoch(run_)
+    def stop(run_, report, epoch=run.Run._end_epoch):
+        epoch(run_, report)
         raise SystemExit(143)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -63,7 +63,7 @@ def test_state_is_saved_before_anything_that_may_fail(tmp_path, monkeypatch):
     """A run that ends between an epoch's state and its samples, weights and log line leaves them later."""
     whole = tmp_path / "whole"
     run_training(whole, tiny(*SHORT))
-    monkeypatch.setattr(run.Run, "_report_epoch", lambda self: sys.exit(9))
+    monkeypatch.setattr(report.Report, "write", lambda self: sys.exit(9))
     with pytest.raises(SystemExit):
         run_training(tmp_path, tiny(*SHORT))
     assert checkpoints.read_meta(tmp_path / "checkpoint/srgan_state.npz")["step"] == 3
@@ -93,8 +93,8 @@ def test_what_a_run_shows_may_fail_and_is_tried_again(short_run, tmp_path, monke
     target, name = {
         "samples": (run.Sampler, "sample"),
         "weights": (state.RunState, "save_weights"),
-        "log": (run.TrainingLog, "_write_to_tensorboard"),
-        "plot": (run.TrainingLog, "plot"),
+        "log": (report.TrainingLog, "_write_to_tensorboard"),
+        "plot": (report.TrainingLog, "plot"),
     }[broken]
     monkeypatch.setattr(target, name, failing_once(getattr(target, name)))
     run_training(tmp_path, tiny(*SHORT))
@@ -369,10 +369,10 @@ def test_skipped_steps_are_counted_and_the_run_goes_on(tmp_path, monkeypatch):
 
     def run_with_a_bad_step(self, fetches, *args, **kwargs):
         result = real_run(self, fetches, *args, **kwargs)
-        if isinstance(fetches, tuple) and len(fetches) == 3:
+        if isinstance(fetches, tuple) and len(fetches) == 4:
             calls.append(1)
             if len(calls) == 2:
-                return result[0], {"mse_loss": np.float32(np.nan)}, result[2]
+                return result[0], {"mse_loss": np.float32(np.nan)}, *result[2:]
         return result
 
     monkeypatch.setattr(tf.compat.v1.Session, "run", run_with_a_bad_step)
@@ -401,8 +401,8 @@ def test_a_run_that_explodes_goes_back_once_with_a_lower_rate(tmp_path, monkeypa
 
 
 def test_a_collapsed_discriminator_is_told_of(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(run, "COLLAPSED_LOSS", 1e9)
-    monkeypatch.setattr(run, "COLLAPSED_EPOCHS", 2)
+    monkeypatch.setattr(report, "COLLAPSED_LOSS", 1e9)
+    monkeypatch.setattr(report, "COLLAPSED_EPOCHS", 2)
     caplog.set_level("INFO")
     run_training(tmp_path, tiny("TRAIN.n_epoch_init=1"))
     assert caplog.text.count("the discriminator's loss is below") == 1

@@ -16,7 +16,7 @@ from images.files import read_rgb
 from model import SRGAN_d, SRGAN_g
 from tf1 import checkpoints
 from training import graph as graph_module
-from training import losses, run
+from training import losses, report, run
 from training.graph import build_training_graph, to_range
 from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN, Schedule
 
@@ -25,7 +25,7 @@ from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN, Schedule
 def no_plots(request, monkeypatch):
     """They take a third of a tiny run; the run that several tests share has them."""
     if "[plot]" not in request.node.name:
-        monkeypatch.setattr(run.TrainingLog, "plot", lambda *_: None)
+        monkeypatch.setattr(report.TrainingLog, "plot", lambda *_: None)
 
 
 def tiny(*settings):
@@ -365,18 +365,18 @@ def run_until(tmp_path, monkeypatch):
     real_epoch = run.Run._epoch
 
     def until(cfg, stop_after):
-        def epoch_with_stop(run, stop):
+        def epoch_with_stop(run):
             batches = run.batches
 
             def counted():
                 for images in batches:
                     if run.state.step + 1 == stop_after:
-                        stop.signal = 15
+                        run.signals.signal = 15
                     yield images
 
             run.batches = counted()
             try:
-                return real_epoch(run, stop)
+                return real_epoch(run)
             finally:
                 run.batches = batches
 

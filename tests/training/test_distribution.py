@@ -1,0 +1,230 @@
+"""Several devices, several hosts: the numbers of one, and no file from any but the chief."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import TINY
+from test_run import assert_same_bits, batch, no_plots, run_training, tiny  # noqa: F401
+
+from common.errors import UserError
+from common.settings import make_config
+from tf1 import checkpoints, distribution, runtime
+from training import continuation
+from training.dataset import Dataset
+from training.graph import _spread, build_training_graph
+from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN
+
+ROOT = Path(__file__).parents[2]
+EVERYTHING = (
+    "TRAIN.batch_size=4",
+    "TRAIN.ema_decay=0.9",
+    "VGG.share=0.5",
+    "LOSS.means=10",
+    "TRAIN.n_epoch_d=1",
+)
+
+
+def states_by_step(devices, phases):
+    """Losses and all variables after each of some steps, the same start for any number of devices."""
+    cfg = tiny(*EVERYTHING, f"RUNTIME.devices={devices}")
+    cluster = distribution.connect(cfg.RUNTIME, runtime.session_config(cfg.RUNTIME))
+    with tf.Graph().as_default(), cluster.strategy.scope():
+        tf.compat.v1.set_random_seed(0)
+        graph = build_training_graph(cfg, tf.float32, cluster)
+        variables = tf.compat.v1.global_variables()
+        with tf.compat.v1.Session(config=cluster.config) as session:
+            session.run(tf.compat.v1.global_variables_initializer())
+            # of random weights some gradients are 0 but for rounding; Adam makes steps of those too
+            for step, phase in enumerate(phases):
+                fetches = graph.steps[phase], graph.losses[phase]
+                hr = np.concatenate([batch(2 * step), batch(2 * step + 1)])
+                _, losses = session.run(fetches, {graph.t_target_image: hr})
+                yield losses, checkpoints.fetch(session, variables)
+
+
+@pytest.mark.parametrize("phase", [PRETRAIN, DISCRIMINATOR, ADVERSARIAL])
+def test_two_devices_compute_what_one_does(phase):
+    """Losses, gradients (Adam's first moments), batch-norm averages, all of the first step."""
+    [(losses, one)], [(losses_of_two, two)] = (list(states_by_step(count, [phase])) for count in (1, 2))
+    assert losses.keys() == losses_of_two.keys()
+    for name, value in losses.items():
+        assert losses_of_two[name] == pytest.approx(value, rel=1e-5), name
+    assert one.keys() == two.keys()
+    moments = [name for name in one if re.search(r"_optim(_init)?$", name)]
+    moved = [name for name in moments if np.abs(one[name]).max() > 0]
+    averages = [name for name in one if name.endswith(("moving_mean", "moving_var"))]
+    assert moved and averages
+    for name in moments + averages:
+        scale = max(np.abs(one[name]).max(), 1e-6)
+        np.testing.assert_allclose(two[name], one[name], atol=1e-4 * scale, err_msg=name)
+
+
+def test_two_devices_go_on_as_one_does():
+    """Weights after steps of all phases; where the sign of a gradient is rounding, by Adam's step at most."""
+    phases = [PRETRAIN, PRETRAIN, DISCRIMINATOR, ADVERSARIAL, ADVERSARIAL]
+    one, two = (list(states_by_step(count, phases)) for count in (1, 2))
+    for (losses, _), (losses_of_two, _) in zip(one, two):
+        for name, value in losses.items():
+            assert losses_of_two[name] == pytest.approx(value, rel=2e-3), name
+    (_, weights), (_, weights_of_two) = one[-1], two[-1]
+    for name, value in weights.items():
+        if name.startswith("SRGAN_g") and name.endswith("filters/ExponentialMovingAverage"):
+            np.testing.assert_allclose(weights_of_two[name], value, atol=1e-3, err_msg=name)
+
+
+def test_compared_patches_are_spread_so_that_replicas_take_one_devices():
+    assert _spread(1.0, 3) == [0, 1, 2]
+    assert _spread(0.5, 4) == [0, 2]
+    assert [half + 2 * part for part in (0, 1) for half in _spread(0.5, 2)] == _spread(0.5, 4)
+    assert _spread(0.5, 1) == [0]
+    assert len(_spread(0.3, 10)) == 3
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"TRAIN.batch_size=3 cannot be shared among 2 devices"):
+        run_training(tmp_path, tiny("TRAIN.batch_size=3", "RUNTIME.devices=2"))
+
+
+@pytest.mark.parametrize("counts", [(2, 1), (1, 2)])
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path, counts):
+    first, second = (tiny("TRAIN.n_epoch=0", f"RUNTIME.devices={count}") for count in counts)
+    first.TRAIN.n_epoch_init = 1
+    run_training(tmp_path, first)
+    run_training(tmp_path, second)
+    meta = checkpoints.read_meta(tmp_path / "checkpoint/g_srgan_init.npz")
+    assert meta["step"] == 6
+
+
+def test_parts_of_a_batch_are_the_batch_and_no_more_is_decoded(monkeypatch):
+    data = Dataset("sample", patch_size=16, batch_size=4, seed=0, crops_per_image=2)
+    whole = list(data.batches(0, 1))
+    halves = [list(data.batches(0, 1, (part, 2))) for part in (0, 1)]
+    assert_same_bits(dict(enumerate(whole)), dict(enumerate(map(np.concatenate, zip(*halves)))))
+    cut = []
+    real = Dataset._cut_crops
+    monkeypatch.setattr(Dataset, "_cut_crops", lambda *args: (cut.extend(args[2]), real(*args))[1])
+    list(data.batches(0, 0, (1, 2)))
+    assert sorted(cut) == [i for i in range(4 * data.steps_per_epoch) if i % 4 >= 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "TF_CONFIG cannot be understood"),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "ps", "index": 0}}', "no chief and no"),
+    ],
+)
+def test_a_wrong_tf_config_is_refused(monkeypatch, text, sentence):
+    monkeypatch.setenv("TF_CONFIG", text)
+    cfg = tiny()
+    with pytest.raises(UserError, match=sentence):
+        distribution.connect(cfg.RUNTIME, runtime.session_config(cfg.RUNTIME))
+
+
+def test_what_hosts_must_agree_on_has_names_and_no_paths():
+    facts = continuation.facts(make_config(), {"pictures": "x", "device": "CPU"}, 2)
+    assert facts["TRAIN.batch_size"] == "16" and facts["pictures"] == "x"
+    assert not {"TRAIN.hr_img_path", "VALID.hr_img_path", "RUNTIME.xla", "VGG.weights"} & facts.keys()
+
+
+# --- Two processes
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Hosts:
+    """Processes of one training over the loopback."""
+
+    def __init__(self, folder, settings=(), others=()):
+        ports = free_ports(2)
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        self.processes, self.outputs = [], []
+        for index in range(2):
+            config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+            chosen = [*TINY, *settings, *(others if index else ())]
+            command = [sys.executable, "main.py", "--checkpoint-dir", str(folder / f"checkpoint{index}")]
+            command += ["--samples-dir", str(folder / f"samples{index}")]
+            command += [word for setting in chosen for word in ("--set", setting)]
+            self.outputs.append(folder / f"output{index}.txt")
+            with open(self.outputs[-1], "w") as output:
+                environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
+                self.processes.append(
+                    subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
+                )
+
+    def wait(self, seconds=120):
+        """Exit codes and what was said."""
+        try:
+            codes = [process.wait(seconds) for process in self.processes]
+        finally:
+            for process in self.processes:
+                process.kill()
+        return codes, [output.read_text() for output in self.outputs]
+
+    def wait_for(self, file, seconds=90):
+        end = time.monotonic() + seconds
+        while not file.exists():
+            assert time.monotonic() < end, [output.read_text() for output in self.outputs]
+            time.sleep(0.1)
+
+
+def test_two_hosts_train_one_model_and_only_the_chief_writes(tmp_path):
+    hosts = Hosts(tmp_path, EVERYTHING)
+    codes, said = hosts.wait()
+    assert codes == [0, 0], said
+    assert not (tmp_path / "checkpoint1").exists() and not (tmp_path / "samples1").exists()
+    run_training(tmp_path, tiny(*EVERYTHING))
+    one, _ = checkpoints.read_npz(tmp_path / "checkpoint/srgan_state.npz")
+    two, meta = checkpoints.read_npz(tmp_path / "checkpoint0/srgan_state.npz")
+    assert one.keys() == two.keys() and meta["step"] == 15
+    lines = [
+        [json.loads(line) for line in (tmp_path / name / "train_log.jsonl").read_text().splitlines()]
+        for name in ("checkpoint", "checkpoint0")
+    ]
+    for line, line_of_two in zip(*lines):
+        for name in (key for key in line if "loss" in key):
+            assert line_of_two[name] == pytest.approx(line[name], rel=1e-2), (name, line["step"])
+
+
+def test_a_host_that_differs_is_refused_by_name(tmp_path):
+    codes, said = Hosts(tmp_path, others=["TRAIN.seed=7"]).wait()
+    assert codes == [2, 2]
+    for text in said:
+        assert "host 1 differs from host 0 in TRAIN.seed:" in text and "Traceback" not in text
+
+
+def test_hosts_stop_when_one_dies_and_go_on_from_the_last_save(tmp_path):
+    settings = ("TRAIN.n_epoch=0", "TRAIN.n_epoch_init=100000", "TRAIN.keep_weights=1")
+    hosts = Hosts(tmp_path, settings)
+    hosts.wait_for(tmp_path / "checkpoint0/g_srgan_init_2.npz")
+    hosts.processes[1].kill()
+    died = time.monotonic()
+    codes, said = hosts.wait(60)
+    assert time.monotonic() - died < 60
+    assert codes == [2, -signal.SIGKILL] and "another host has stopped" in said[0]
+    step = checkpoints.read_meta(tmp_path / "checkpoint0/srgan_state.npz")["step"]
+
+    hosts = Hosts(tmp_path, settings)
+    hosts.wait_for(tmp_path / f"checkpoint0/g_srgan_init_{step // 3 + 2}.npz")
+    hosts.processes[1].send_signal(signal.SIGTERM)  # one is asked, and all stop after the same step
+    codes, said = hosts.wait(60)
+    assert codes == [143, 143], said
+    assert "Continuing" in said[0] and "Stopped and saved" in said[0]

@@ -1,0 +1,161 @@
+"""Devices and hosts that train one model together, through tf.distribute; a single one is its default.
+
+Each replica computes on its share of the global batch. Gradients, batch-norm statistics and losses are
+reduced over all of them, so that the numbers are those of one device, to rounding.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import dataclass, field
+
+import numpy as np
+import tensorflow as tf
+
+from common.errors import UserError
+
+MOST_FACTS = 512
+
+
+@dataclass
+class Cluster:
+    """Where a model is trained: some replicas on this host, as many on each of the others."""
+
+    strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
+    config: tf.compat.v1.ConfigProto | None = None  # of sessions
+    host: int = 0
+    hosts: int = 1
+    target: str = ""  # of sessions: this host's server where there are several
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this host writes the files; the others write none."""
+        return self.host == 0
+
+    @property
+    def replicas(self) -> int:
+        """In all."""
+        return self.strategy.num_replicas_in_sync
+
+    def split(self, tensor: tf.Tensor):
+        """A share of this host's part of a batch for each of its replicas."""
+        parts = tf.split(tensor, self.replicas // self.hosts)
+        return self.strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group % len(parts)]
+        )
+
+    def run(self, function, *args):
+        """The results of a function of tensors on each replica of this host."""
+        return self.strategy.experimental_local_results(self.strategy.run(function, args))
+
+    def from_chief(self, session: tf.compat.v1.Session, values: list) -> list[np.ndarray]:
+        """The chief's values of numbers and variables, on every host."""
+
+        def shared():
+            first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
+            tensors = [tf.convert_to_tensor(value) for value in values]
+            return [sum_of_replicas(t if first else tf.zeros_like(t)) for t in tensors]
+
+        return session.run(self.run(shared)[0])
+
+    def require_agreement(self, session: tf.compat.v1.Session, facts: dict[str, str]) -> None:
+        """UserError on every host that names in what one of them differs from the chief."""
+        names = sorted(facts)
+        version = f"{tf.__version__} {' '.join(names)}"
+        mine = np.zeros([self.hosts, MOST_FACTS], np.float32)
+        hashes = [zlib.crc32(text.encode()) % 2**24 for text in (version, *(facts[name] for name in names))]
+        mine[self.host, : len(hashes)] = hashes
+        per_host = self.replicas // self.hosts
+        table = session.run(self.run(lambda: sum_of_replicas(tf.constant(mine)))[0]) / per_host
+        for host, row in enumerate(table):
+            differing = np.flatnonzero(row != table[0])
+            if len(differing) and differing[0] == 0:
+                raise UserError(f"host {host} runs another version of the program or of TensorFlow")
+            if len(differing):
+                listed = ", ".join(names[i - 1] for i in differing)
+                raise UserError(
+                    f"host {host} differs from host 0 in {listed}: start all with the same command on the "
+                    "same pictures and VGG19 weights"
+                )
+
+
+ALONE = Cluster()  # one device
+
+
+def connect(settings, options: tf.compat.v1.ConfigProto) -> Cluster:
+    """What `config.RUNTIME`, TF_CONFIG and SLURM ask for; waits for no other host.
+
+    To be called before anything else is made of TensorFlow. `options` are those of sessions.
+    """
+    resolver = _resolver()
+    if resolver is None:
+        devices = _devices(settings.devices)
+        if len(devices) == 1:
+            return Cluster(config=options)
+        return Cluster(tf.distribute.MirroredStrategy(devices), options)
+    spec = resolver.cluster_spec()
+    jobs = [(job, task) for job in ("chief", "worker") if job in spec.jobs for task in spec.task_indices(job)]
+    me = (resolver.task_type, resolver.task_id)
+    if me not in jobs:
+        raise UserError(f"TF_CONFIG: the task {me[0]} {me[1]} is no chief and no worker of its cluster")
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    options = strategy.update_config_proto(options)
+    server = tf.distribute.Server(spec, *me, config=options)
+    return Cluster(strategy, options, jobs.index(me), len(jobs), server.target)
+
+
+def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver | None:
+    """Who takes part, as TF_CONFIG says or SLURM; None for this host alone."""
+    if os.environ.get("TF_CONFIG"):
+        try:
+            cluster = json.loads(os.environ["TF_CONFIG"]).get("cluster", {})
+            resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+            alone = sum(len(tasks) for tasks in cluster.values()) < 2
+            if not alone and resolver.task_id is None:
+                raise KeyError("task")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"TF_CONFIG cannot be understood: {error}") from None
+        return None if alone else resolver
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return tf.distribute.cluster_resolver.SlurmClusterResolver()
+    return None
+
+
+def _devices(count: int) -> list[str]:
+    """All GPUs or `count` of them; without one the CPU, as `count` devices."""
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    if gpus and count > gpus:
+        raise UserError(f"RUNTIME.devices is {count}, and this machine has {gpus}")
+    kind = "gpu" if gpus else "cpu"
+    return [f"/{kind}:{number}" for number in range(count or max(1, gpus))]
+
+
+def sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
+    """The sum of a tensor over all replicas, in a replica's context; its gradients are summed likewise."""
+    context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return value
+
+    def reduce(strategy, values):
+        return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, [(values, values)])[0]
+
+    # `context.all_reduce` has a gradient too, but in a graph stumbles over the other replicas' variables
+    reduced = tf.stop_gradient(context.merge_call(reduce, (value,)))
+    with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": "SumOfReplicas"}):
+        return tf.identity_n([reduced, value])[0]
+
+
+@tf.RegisterGradient("SumOfReplicas")
+def _gradient_of_sum(_, gradient: tf.Tensor, __):
+    return None, sum_of_replicas(gradient)
+
+
+def mean_of_replicas(value: tf.Tensor) -> tf.Tensor:
+    return sum_of_replicas(value) / tf.distribute.get_replica_context().num_replicas_in_sync
+
+
+def copies(variable) -> tuple:
+    """The variables of this host's replicas that are one variable to the program."""
+    return variable.values if isinstance(variable, tf.distribute.DistributedValues) else (variable,)

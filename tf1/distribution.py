@@ -54,9 +54,9 @@ class Cluster:
         """The chief's values of numbers and variables, on every host."""
 
         def shared():
-            first = tf.distribute.get_replica_context().replica_id_in_sync_group == 0
+            is_first = tf.equal(tf.distribute.get_replica_context().replica_id_in_sync_group, 0)
             tensors = [tf.convert_to_tensor(value) for value in values]
-            return [sum_of_replicas(t if first else tf.zeros_like(t)) for t in tensors]
+            return [sum_of_replicas(tf.where(is_first, t, tf.zeros_like(t))) for t in tensors]
 
         return session.run(self.run(shared)[0])
 

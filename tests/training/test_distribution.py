@@ -69,6 +69,16 @@ def test_two_devices_compute_what_one_does(phase):
         np.testing.assert_allclose(two[name], one[name], atol=1e-4 * scale, err_msg=name)
 
 
+def assert_nearly_the_same_weights(one, two):
+    """The generator's averages: a fifth of what a step of Adam at the rate 1e-3 moves them."""
+    names = [
+        name for name in one if name.startswith("SRGAN_g") and name.endswith("/ExponentialMovingAverage")
+    ]
+    assert len(names) > 10
+    for name in names:
+        np.testing.assert_allclose(two[name], one[name], atol=2e-4, err_msg=name)
+
+
 def test_two_devices_go_on_as_one_does():
     """Weights after steps of all phases; where the sign of a gradient is rounding, by Adam's step at most."""
     phases = [PRETRAIN, PRETRAIN, DISCRIMINATOR, ADVERSARIAL, ADVERSARIAL]
@@ -76,10 +86,7 @@ def test_two_devices_go_on_as_one_does():
     for (losses, _), (losses_of_two, _) in zip(one, two):
         for name, value in losses.items():
             assert losses_of_two[name] == pytest.approx(value, rel=2e-3), name
-    (_, weights), (_, weights_of_two) = one[-1], two[-1]
-    for name, value in weights.items():
-        if name.startswith("SRGAN_g") and name.endswith("filters/ExponentialMovingAverage"):
-            np.testing.assert_allclose(weights_of_two[name], value, atol=1e-3, err_msg=name)
+    assert_nearly_the_same_weights(one[-1][1], two[-1][1])
 
 
 def test_compared_patches_are_spread_so_that_replicas_take_one_devices():
@@ -195,6 +202,7 @@ def test_two_hosts_train_one_model_and_only_the_chief_writes(tmp_path):
     one, _ = checkpoints.read_npz(tmp_path / "checkpoint/srgan_state.npz")
     two, meta = checkpoints.read_npz(tmp_path / "checkpoint0/srgan_state.npz")
     assert one.keys() == two.keys() and meta["step"] == 15
+    assert_nearly_the_same_weights(one, two)
     lines = [
         [json.loads(line) for line in (tmp_path / name / "train_log.jsonl").read_text().splitlines()]
         for name in ("checkpoint", "checkpoint0")

@@ -1,10 +1,11 @@
 # make demo: install, train shortly on sample photos, upscale the validation picture
 # make test: install, check the style, run the tests
+# make gpu-check: five minutes on a GPU that was never tried
 # make crash-test, fuzz, soak, mutation: the long tests of docs/reliability.md, half an hour each
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test crash-test fuzz soak mutation clean
+.PHONY: demo test gpu-check crash-test fuzz soak mutation clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --mode=srgan --recipe demo --checkpoint-dir checkpoint/demo --samples-dir samples/demo
@@ -14,6 +15,9 @@ test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+gpu-check: .venv/installed
+	$(BIN)/python bench/gpu_check.py
 
 crash-test: .venv/installed-test
 	$(BIN)/python tests/long/crash.py --kills 200 --faults 60

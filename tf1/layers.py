@@ -83,8 +83,10 @@ class ScopedLayer(tl.layers.Layer):
                 dtype=tf.float32,
                 initializer=lambda shape, **_: init(shape=shape, name=full_name),
                 trainable=trainable and self.trainable,
-                # of batch norm's averages; optimisers see to the others
-                aggregation=tf.VariableAggregation.MEAN if not trainable else tf.VariableAggregation.NONE,
+                # batch norm's averages, which all replicas move alike; optimisers see to the others
+                aggregation=tf.VariableAggregation.NONE
+                if trainable
+                else tf.VariableAggregation.ONLY_FIRST_REPLICA,
             )
         weights = self._trainable_weights if trainable else self._nontrainable_weights
         weights.append(weight)

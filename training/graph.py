@@ -24,7 +24,6 @@ class Step:
     losses: dict[str, dict[str, tf.Tensor]]  # phase -> loss of that step by its log name, scalars
     finite: dict[str, list[tf.Tensor]]  # phase -> whether the gradients of that step were, bool scalars
     g_params: list[tf.Variable]
-    g_average: dict[str, tf.Variable]  # moving average of g_params by their name; may be empty
     d_params: list[tf.Variable]
     vgg_params: list[tf.Variable]
 
@@ -33,6 +32,7 @@ class Step:
 class TrainingGraph(Step):
     """The same with what is fed and fetched around it."""
 
+    g_average: dict[str, tf.Variable]  # moving average of g_params by their name; may be empty
     t_target_image: tf.Tensor  # uint8 [N, p, p, 3]
     t_image: tf.Tensor  # uint8 [N, p / 4, p / 4, 3], made from t_target_image unless fed
     input_image: tf.Tensor  # uint8 [N, h, w, 3], for inference
@@ -64,6 +64,14 @@ def build_training_graph(config, dtype: tf.DType, cluster: Cluster = ALONE) -> T
     replicas = cluster.run(lambda *tensors: training_step(*tensors, lr_v, global_step, config, dtype), *parts)
     step = replicas[0]  # what they share, and the operations of each
     step.steps = {phase: tf.group(*(replica.steps[phase] for replica in replicas)) for phase in step.steps}
+    g_average = {}
+    if config.TRAIN.ema_decay:
+        # the count of updates ramps the decay up, so that early weights are forgotten
+        average = tf.compat.v1.train.ExponentialMovingAverage(config.TRAIN.ema_decay, global_step)
+        for phase in (PRETRAIN, ADVERSARIAL)[: 2 if config.TRAIN.n_epoch else 1]:
+            with tf.control_dependencies([step.steps[phase]]):
+                step.steps[phase] = average.apply(step.g_params)
+        g_average = {v.op.name: average.average(v) for v in step.g_params}
     t_stop = tf.compat.v1.placeholder_with_default(0.0, [], "t_stop")
     stops = cluster.run(lambda: sum_of_replicas(tf.identity(t_stop)))[0]
 
@@ -72,6 +80,7 @@ def build_training_graph(config, dtype: tf.DType, cluster: Cluster = ALONE) -> T
     )
     return TrainingGraph(
         **vars(step),
+        g_average=g_average,
         t_target_image=t_target_image,
         t_image=t_image,
         input_image=input_image,
@@ -101,16 +110,11 @@ def training_step(t_image, t_target_image, lr_v, global_step, config, dtype: tf.
     g_vars = tl.layers.get_variables_with_name("SRGAN_g", True, False)
     g_optim_init, g_finite = _minimize(adam(lr_v, beta1, name="g_optim_init"), mse_loss, g_vars, global_step)
     g_updates = net_g.moving_average_updates()
-    average = None
-    if config.TRAIN.ema_decay:
-        # the count of updates ramps the decay up, so that early weights are forgotten
-        average = tf.compat.v1.train.ExponentialMovingAverage(config.TRAIN.ema_decay, global_step)
-    g_optim_init = _then_average(average, net_g, [g_optim_init, *g_updates])
+    g_optim_init = tf.group(g_optim_init, *g_updates)
     steps, finite = {PRETRAIN: g_optim_init}, {PRETRAIN: [g_finite]}
     logged = {PRETRAIN: _over_replicas({"mse_loss": mse_loss})}
-    g_average = {v.op.name: average.average(v) for v in net_g.all_params} if average else {}
     if not config.TRAIN.n_epoch:
-        return Step(steps, logged, finite, net_g.all_params, g_average, d_params=[], vgg_params=[])
+        return Step(steps, logged, finite, net_g.all_params, d_params=[], vgg_params=[])
 
     # Discriminator
     net_d, logits_real = SRGAN_d(t_target_image, is_train=True, reuse=False, **discriminator)
@@ -155,10 +159,10 @@ def training_step(t_image, t_target_image, lr_v, global_step, config, dtype: tf.
         g_losses["means_loss"] = means_loss
         g_loss += means_loss
     g_optim, g_finite = _minimize(adam(lr_v, beta1, name="g_optim"), g_loss, g_vars, global_step)
-    g_optim = _then_average(average, net_g, [g_optim, *g_updates])
+    g_optim = tf.group(g_optim, *g_updates)
     steps[ADVERSARIAL], finite[ADVERSARIAL] = g_optim, [d_finite, g_finite]
     logged[ADVERSARIAL] = {**logged[DISCRIMINATOR], **_over_replicas({**g_losses, "g_loss": g_loss})}
-    return Step(steps, logged, finite, net_g.all_params, g_average, net_d.all_params, net_vgg.all_params)
+    return Step(steps, logged, finite, net_g.all_params, net_d.all_params, net_vgg.all_params)
 
 
 def _minimize(
@@ -192,14 +196,6 @@ def _over_replicas(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return values
     means = mean_of_replicas(tf.stack(list(values.values())))
     return dict(zip(values, tf.unstack(means, len(values))))
-
-
-def _then_average(average, net_g, updates: list[tf.Operation]) -> tf.Operation:
-    """The updates, and then the step of the moving average of G, if there is one."""
-    if average is None:
-        return tf.group(*updates)
-    with tf.control_dependencies(updates):
-        return average.apply(net_g.all_params)
 
 
 def least_memory(train, generator) -> int:

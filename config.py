@@ -30,6 +30,7 @@ config.TRAIN.decay_every = 0
 config.TRAIN.ema_decay = 0.0  # moving average of the generator for use, batch norm's too; 0: none
 config.TRAIN.init = "normal"  # weights to start from: 'normal': N(0, 0.02); 'fan_in': N(0, 1 / fan_in)
 config.TRAIN.init_weights = ""  # generator (npz) to start from; 'pretrained': the program's own SRResNet
+config.TRAIN.init_weights_d = ""  # discriminator (npz) to start from
 config.TRAIN.save_every = 10  # epochs between sample pictures and checkpoints
 config.TRAIN.save_minutes = 10.0  # minutes between saves of the training state, epochs or not
 config.TRAIN.keep_weights = 0  # epochs between weights that are kept under a number of their own; 0: none

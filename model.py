@@ -28,6 +28,16 @@ TRUNK = "add3"  # the layer where all work at LR resolution is done
 LEAK = 0.2  # slope of the discriminator's leaky ReLU (Ledig et al. 2017, section 2.1)
 
 
+def layout(network: str) -> tuple[dict, dict[str, tuple]]:
+    """Arguments and {variable: shape}, in graph order, of the note's SRGAN_g or SRGAN_d."""
+    with tf.Graph().as_default():
+        if network == "SRGAN_g":
+            arguments, net = GENERATOR, SRGAN_g(tf.zeros([1, 96, 96, 3]))
+        else:
+            arguments, (net, _) = DISCRIMINATOR, SRGAN_d(tf.zeros([1, 384, 384, 3]))
+        return dict(arguments), {param.op.name: tuple(param.shape) for param in net.all_params}
+
+
 def SRGAN_g(
     t_image: tf.Tensor,
     is_train: bool = False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import socket
 import zipfile
 from pathlib import Path
@@ -13,7 +12,7 @@ import tensorflow as tf
 
 from common.errors import UserError
 from common.files import LFS_POINTER
-from tf1 import checkpoints
+from tf1 import checkpoints, foreign
 from tf1.layers import Conv2d, FanIn, MaxPool2d, Network
 
 log = logging.getLogger("srgan")
@@ -198,36 +197,12 @@ def _datasets(group):
 def _read_npy(path: Path) -> dict[str, tuple]:
     """A pickled dict {conv1_1: [W, b]}, as TensorFlow-1 programs kept it, through a safe reader."""
     with open(path, "rb") as file:
-        version = np.lib.format.read_magic(file)
-        if version == (1, 0):
-            np.lib.format.read_array_header_1_0(file)
-        else:
-            np.lib.format.read_array_header_2_0(file)
-        arrays = _ArrayUnpickler(file, encoding="latin1").load()
+        arrays = foreign.read_pickled(file)
     if isinstance(arrays, np.ndarray):
         arrays = arrays.item()
     if not isinstance(arrays, dict):
         raise ValueError("it holds no dict of layers")
     return {name: tuple(arrays[name]) for name in conv_names("conv5_4") if name in arrays}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays and plain containers only: a weight file must not run code."""
-
-    ADMITTED = (
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "scalar"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("_codecs", "encode"),  # how Python 3 writes bytes for Python 2
-    )
-
-    def find_class(self, module, name):
-        module = module.replace("numpy.core.", "numpy._core.")  # its name before NumPy 2
-        if (module, name) not in self.ADMITTED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not an array")
-        return super().find_class(module, name)
 
 
 def _keras_names() -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import zipfile
 from pathlib import Path
@@ -17,7 +18,10 @@ import tensorflow as tf
 
 from common.errors import UserError
 from common.files import atomic
+from tf1 import foreign
 from tf1.distribution import copies
+
+log = logging.getLogger("srgan")
 
 FORMAT_VERSION = 1
 PRETRAINED_DIR = Path(__file__).parents[1] / "checkpoint" / "pretrained"  # comes with the program
@@ -43,17 +47,30 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> No
 
 def read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """The arrays (float16 ones as float32) and the meta of a checkpoint."""
-    return _read(path, with_arrays=True)
+    return _read(path, lambda file: _contents(file, path, with_arrays=True))
 
 
 def read_meta(path: str | Path) -> dict:
     """The meta alone, without reading the arrays."""
-    return _read(path, with_arrays=False)[1]
+    return _read(path, lambda file: _contents(file, path, with_arrays=False))[1]
 
 
-def read_network(path: str | Path, network: str) -> tuple[dict[str, np.ndarray], dict]:
-    """Weights of one network, all finite, and the meta, which has its `arguments`, `recipe` and `step`."""
-    arrays, meta = read_npz(path)
+def read_network(path: str | Path, network: str, layout) -> tuple[dict[str, np.ndarray], dict]:
+    """Weights of one network, all finite, and the meta, which has its `arguments`, `recipe` and `step`.
+
+    Of this program's files, of its Saver checkpoints, by their prefix, and of TensorLayer 1.x's;
+    `layout(network)` gives the arguments and {variable: shape} of that one's network.
+    """
+    if foreign.is_saver(path):
+        arrays, meta = foreign.read_saver(path, network), _meta_of_saver(path, network)
+        log.info("%s is a Saver checkpoint: taking %d arrays of %s", path, len(arrays), network)
+    elif _is_list(path):
+        arguments, shapes = layout(network)
+        arrays = _read(path, lambda file: foreign.named_list(path, file, shapes))
+        meta = {"network": network, "arguments": arguments, "recipe": "tensorlayer", "step": 0}
+        log.info("%s is a list of TensorLayer 1.x: taking its %d arrays for %s", path, len(arrays), network)
+    else:
+        arrays, meta = read_npz(path)
     if meta.get("network") != network:
         found = meta.get("network") or "a training state"
         raise UserError(f"{path} holds {found}, not the network {network}")
@@ -65,6 +82,23 @@ def read_network(path: str | Path, network: str) -> tuple[dict[str, np.ndarray],
         if not np.isfinite(array).all():
             raise UserError(f"{path} is of no use: {name} holds values that are not finite")
     return arrays, meta
+
+
+def _is_list(path: str | Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as file:
+            return file.namelist() == [foreign.LIST_MEMBER]
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return False  # it is refused when it is read
+
+
+def _meta_of_saver(path: str | Path, network: str) -> dict:
+    try:
+        meta = json.loads(Path(f"{path}.json").read_text())
+        arguments = meta["config"]["MODEL"]["generator" if network == "SRGAN_g" else "discriminator"]
+        return {**meta, "network": network, "arguments": dict(arguments)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}.json, which describes the checkpoint, cannot be read: {error}") from None
 
 
 def require_same_arguments(path: str | Path, arguments: dict, expected: dict) -> None:
@@ -79,15 +113,12 @@ def require_same_arguments(path: str | Path, arguments: dict, expected: dict) ->
         raise UserError(f"{path} holds another network: {'; '.join(listed)}")
 
 
-def _read(path: str | Path, with_arrays: bool) -> tuple[dict[str, np.ndarray], dict]:
+def _read(path: str | Path, contents):
+    """contents(zip file), whatever is wrong with the file being a UserError."""
     try:
         with zipfile.ZipFile(path) as file:
             require_plain(file, path)
-            if f"{META_KEY}.npy" not in file.namelist():
-                raise UserError(f"{path} is not a checkpoint of this program: it has no {META_KEY}")
-            meta = _meta(file, path)
-            names = [name for name in file.namelist() if name != f"{META_KEY}.npy"] if with_arrays else []
-            arrays = {name.removesuffix(".npy"): read_array(file, name) for name in names}
+            return contents(file)
     except UserError:
         raise
     except FileNotFoundError:
@@ -97,7 +128,14 @@ def _read(path: str | Path, with_arrays: bool) -> tuple[dict[str, np.ndarray], d
     except Exception as error:  # a damaged file may make its readers raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged or not a checkpoint: {reason}") from None
-    return arrays, meta
+
+
+def _contents(file: zipfile.ZipFile, path: str | Path, with_arrays: bool) -> tuple[dict, dict]:
+    if f"{META_KEY}.npy" not in file.namelist():
+        raise UserError(f"{path} is not a checkpoint of this program: it has no {META_KEY}")
+    meta = _meta(file, path)
+    names = [name for name in file.namelist() if name != f"{META_KEY}.npy"] if with_arrays else []
+    return {name.removesuffix(".npy"): read_array(file, name) for name in names}, meta
 
 
 def require_plain(file: zipfile.ZipFile, path: str | Path) -> None:

@@ -42,7 +42,7 @@ FREE_SETTINGS = (
     "VGG.on_missing",
 )
 # Paths, which lead to the same from other hosts by other names
-OWN_PATHS = ("TRAIN.hr_img_path", "TRAIN.init_weights")
+OWN_PATHS = ("TRAIN.hr_img_path", "TRAIN.init_weights", "TRAIN.init_weights_d")
 # And those that may, as far as the steps that are done would have been the same.
 SCHEDULE_SETTINGS = ("TRAIN.n_epoch", "TRAIN.lr_", "TRAIN.decay_every", "TRAIN.warmup_steps")
 STATE_KEYS = {"step": int, "sums": dict, "config": dict, "vgg_features": str}

@@ -9,6 +9,7 @@ import numpy as np
 import vgg19
 from common.errors import UserError
 from common.machine import memory_limit
+from model import layout
 from tf1 import checkpoints, runtime
 
 log = logging.getLogger("srgan")
@@ -37,16 +38,21 @@ def vgg_features(config) -> tuple[dict[str, np.ndarray], str]:
 
 
 def init_weights(config) -> dict[str, np.ndarray]:
-    """The generator that TRAIN.init_weights names, {} if it names none."""
-    path = config.TRAIN.init_weights
-    if not path:
-        return {}
+    """The variables of the networks that TRAIN.init_weights and init_weights_d name, {} if they name none."""
+    path, path_d = config.TRAIN.init_weights, config.TRAIN.init_weights_d
     if path == "pretrained":
         path = checkpoints.pretrained("g_srresnet.npz")
-    arrays, meta = checkpoints.read_network(path, "SRGAN_g")
-    checkpoints.require_same_arguments(path, meta["arguments"], config.MODEL.generator)
-    log.info("Generator starts from %s", path)
-    return arrays
+    named = [("SRGAN_g", path, config.MODEL.generator)]
+    if config.TRAIN.n_epoch:
+        named.append(("SRGAN_d", path_d, config.MODEL.discriminator))
+    start = {}
+    for network, path, arguments in named:
+        if path:
+            arrays, meta = checkpoints.read_network(path, network, layout)
+            checkpoints.require_same_arguments(path, meta["arguments"], arguments)
+            log.info("%s starts from %s", network, path)
+            start.update(arrays)
+    return start
 
 
 def require_memory(least: int) -> None:

@@ -61,10 +61,16 @@ class RunState:
         if vgg_weights:
             checkpoints.assign(self.session, self.graph.vgg_params, vgg_weights, "the VGG19 file")
         if not saved and start_weights:
-            source = self.config.TRAIN.init_weights
-            checkpoints.assign(self.session, self.graph.g_params, start_weights, source)
-            averages = {average: start_weights[name] for name, average in self.graph.g_average.items()}
-            checkpoints.load(self.session, averages)
+            train = self.config.TRAIN
+            sources = (("SRGAN_g", self.graph.g_params, train.init_weights),)
+            sources += (("SRGAN_d", self.graph.d_params, train.init_weights_d),)
+            for network, params, source in sources:
+                arrays = {name: value for name, value in start_weights.items() if name.startswith(network)}
+                if arrays:
+                    checkpoints.assign(self.session, params, arrays, source)
+            if train.init_weights:
+                averages = {average: start_weights[name] for name, average in self.graph.g_average.items()}
+                checkpoints.load(self.session, averages)
         self.restore(saved)
         if saved:
             if self.step >= self.schedule.total_steps:

@@ -20,7 +20,7 @@ import tensorflow as tf
 from common.errors import UserError
 from images.bicubic import SCALE
 from images.pixels import to_integers
-from model import TRUNK, SRGAN_g
+from model import TRUNK, SRGAN_g, layout
 from tf1 import checkpoints, runtime
 from tf1.layers import BATCH_NORM_EPSILON, Network
 from upscaling.tiles import Box, tiles
@@ -36,11 +36,11 @@ INPUT_SCALE = 127.5 / 128
 
 def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tuple[dict, dict]:
     """Arrays and network arguments of a generator's npz, blended as (1 - sum of w) * a + sum of w * b."""
-    arrays, meta = checkpoints.read_network(path, "SRGAN_g")
+    arrays, meta = checkpoints.read_network(path, "SRGAN_g", layout)
     rest = 1.0 - sum(weight for _, weight in blend)
     mixed = {name: rest * array for name, array in arrays.items()} if blend else arrays
     for other_path, weight in blend:
-        others, other_meta = checkpoints.read_network(other_path, "SRGAN_g")
+        others, other_meta = checkpoints.read_network(other_path, "SRGAN_g", layout)
         shapes = {name: array.shape for name, array in others.items()}
         if shapes != {name: array.shape for name, array in arrays.items()} or any(
             other_meta["arguments"].get(key) != value for key, value in meta["arguments"].items()

@@ -28,6 +28,7 @@ import vgg19
 from common.errors import UserError
 from common.settings import make_config
 from images.files import Picture, read_picture, size_of, write_picture
+from model import layout
 from tf1 import checkpoints
 
 MOST_SECONDS = 10
@@ -101,7 +102,7 @@ def read(path: Path, kind: str) -> None:
         size_of(path)
         read_picture(path)
     elif kind == "checkpoint":
-        checkpoints.read_network(path, "SRGAN_g")
+        checkpoints.read_network(path, "SRGAN_g", layout)
     elif kind == "vgg":
         vgg19.read_weights(path, "conv1_1")
     else:

@@ -120,7 +120,7 @@ def test_networks_that_are_not_finite_are_refused(tmp_path, bad):
     meta = {"network": "G", "arguments": {}, "recipe": "r", "step": 1}
     checkpoints.write_npz(tmp_path / "x.npz", arrays, meta)
     with pytest.raises(UserError, match="scope/w holds values that are not finite"):
-        checkpoints.read_network(tmp_path / "x.npz", "G")
+        checkpoints.read_network(tmp_path / "x.npz", "G", None)
 
 
 # --- Files of strangers
@@ -165,7 +165,7 @@ HUGE = {"descr": "<f4", "fortran_order": False, "shape": (10**6, 10**6)}
 def test_hostile_files_are_refused_in_one_sentence(tmp_path, members):
     path = write_zip(tmp_path / "x.npz", members)
     with pytest.raises(UserError, match=r"x\.npz is damaged or not a checkpoint") as error:
-        checkpoints.read_network(path, "G")
+        checkpoints.read_network(path, "G", None)
     assert "\n" not in str(error.value)
 
 
@@ -174,7 +174,7 @@ def test_meta_of_wrong_types_is_refused(tmp_path, change):
     meta = {"network": "G", "arguments": {}, "recipe": "r", "step": 1, change[0]: change[1]}
     checkpoints.write_npz(tmp_path / "x.npz", ARRAYS, meta)
     with pytest.raises(UserError, match=f"its __meta__ lacks {change[0]}"):
-        checkpoints.read_network(tmp_path / "x.npz", "G")
+        checkpoints.read_network(tmp_path / "x.npz", "G", None)
 
 
 def test_deflated_bombs_are_refused_before_they_are_read(tmp_path):

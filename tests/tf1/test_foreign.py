@@ -1,0 +1,107 @@
+"""Weights of TensorLayer 1.x and of Saver checkpoints."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from common.errors import UserError
+from model import SRGAN_g, layout
+from tf1 import checkpoints, foreign
+
+BN = ("beta", "gamma", "moving_mean", "moving_var")  # TensorLayer 1's order
+
+
+def order_of_2018():
+    """The 173 arrays of a TensorLayer 1.x g_srgan.npz, by this program's names."""
+    names = ["n64s1/c/filters", "n64s1/c/biases"]
+    for i in range(16):
+        for conv, norm in ((f"n64s1/c1/{i}", f"n64s1/b1/{i}"), (f"n64s1/c2/{i}", f"n64s1/b2/{i}")):
+            names += [f"{conv}/filters", *(f"{norm}/{part}" for part in BN)]
+    names += ["n64s1/c/m/filters", *(f"n64s1/b/m/{part}" for part in BN)]
+    for conv in ("n256s1/1", "n256s1/2", "out"):
+        names += [f"{conv}/filters", f"{conv}/biases"]
+    return [f"SRGAN_g/{name}" for name in names]
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in layout("SRGAN_g")[1].items()}
+
+
+def test_the_order_is_that_of_2018(arrays):
+    assert list(arrays) == order_of_2018()
+    assert len(arrays) == 173
+
+
+def test_a_list_of_tensorlayer_1_is_read_and_written(tmp_path, arrays, caplog):
+    caplog.set_level("INFO", "srgan")
+    foreign.write_list(tmp_path / "g_srgan.npz", list(arrays.values()))
+    with np.load(tmp_path / "g_srgan.npz", allow_pickle=True) as file:  # as code of 2018 does
+        assert file.files == ["params"]
+        for ours, theirs in zip(arrays.values(), file["params"]):
+            np.testing.assert_array_equal(ours, theirs)
+    read, meta = checkpoints.read_network(tmp_path / "g_srgan.npz", "SRGAN_g", layout)
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read[name], array)
+    assert meta["arguments"]["num_blocks"] == 16
+    assert "a list of TensorLayer 1.x: taking its 173 arrays" in caplog.text
+
+
+def test_a_discriminators_list_is_read(tmp_path):
+    shapes = layout("SRGAN_d")[1]
+    foreign.write_list(tmp_path / "d.npz", [np.zeros(shape, np.float32) for shape in shapes.values()])
+    read, _ = checkpoints.read_network(tmp_path / "d.npz", "SRGAN_d", layout)
+    assert {name: array.shape for name, array in read.items()} == shapes
+    with pytest.raises(UserError, match=r"array 0 is \(4, 4, 3, 64\), and SRGAN_g/n64s1/c/filters is"):
+        checkpoints.read_network(tmp_path / "d.npz", "SRGAN_g", layout)
+
+
+def test_lists_that_do_not_fit_are_refused_by_their_first_fault(tmp_path, arrays):
+    values = list(arrays.values())
+    for faulty, sentence in (
+        (values[:-1], "172 arrays, not 173"),
+        ([*values, values[0]], "174 arrays, not 173"),
+        ([values[0], values[2], values[1], *values[3:]], r"array 1 is .*n64s1/c/biases is \(64,\)"),
+    ):
+        foreign.write_list(tmp_path / "x.npz", faulty)
+        with pytest.raises(UserError, match=sentence):
+            checkpoints.read_network(tmp_path / "x.npz", "SRGAN_g", layout)
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_a_list_runs_no_code(tmp_path, capsys):
+    evil = np.empty(1, object)
+    evil[0] = Evil()
+    np.savez(tmp_path / "evil.npz", params=evil)
+    with pytest.raises(UserError, match="builtins.print, which is not an array"):
+        checkpoints.read_network(tmp_path / "evil.npz", "SRGAN_g", layout)
+    assert "code ran" not in capsys.readouterr().out
+
+
+def test_saver_checkpoints_give_the_weights_for_use(tmp_path):
+    arguments = {"num_blocks": 1, "num_filters": 4}
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        net = SRGAN_g(tf.zeros([1, 8, 8, 3]), **arguments)
+        average = tf.compat.v1.train.ExponentialMovingAverage(0.5)
+        update = average.apply(net.all_params)
+        session.run(tf.compat.v1.global_variables_initializer())
+        session.run(update)
+        checkpoints.load(
+            session, {average.average(v): np.full(v.shape, 2, np.float32) for v in net.all_params}
+        )
+        prefix = tf.compat.v1.train.Saver().save(session, str(tmp_path / "model.ckpt"), 7)
+        names = {param.op.name for param in net.all_params}
+    with pytest.raises(UserError, match="which describes the checkpoint, cannot be read"):
+        checkpoints.read_network(prefix, "SRGAN_g", layout)
+    (tmp_path / "model.ckpt-7.json").write_text(
+        '{"recipe": "demo", "step": 7, "config": {"MODEL": {"generator": {"num_blocks": 1}}}}'
+    )
+    read, meta = checkpoints.read_network(prefix, "SRGAN_g", layout)
+    assert read.keys() == names and all((array == 2).all() for array in read.values())
+    assert meta["step"] == 7 and meta["arguments"] == {"num_blocks": 1}

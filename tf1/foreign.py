@@ -1,0 +1,90 @@
+"""Weights of other programs: TensorLayer 1.x's lists, TensorFlow-1 pickles, Saver checkpoints.
+
+Pickles go through an unpickler that admits arrays and plain containers and runs no code.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from common.errors import UserError
+from common.files import atomic
+
+LIST_MEMBER = "params.npy"  # of np.savez(params=[...]), TensorLayer 1.x's way
+AVERAGE = "/ExponentialMovingAverage"
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Admits NumPy arrays and plain containers only: a weight file must not run code."""
+
+    ADMITTED = (
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy._core.numeric", "_frombuffer"),
+        ("_codecs", "encode"),  # how Python 3 writes bytes for Python 2
+    )
+
+    def find_class(self, module, name):
+        module = module.replace("numpy.core.", "numpy._core.")  # its name before NumPy 2
+        if (module, name) not in self.ADMITTED:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not an array")
+        return super().find_class(module, name)
+
+
+def read_pickled(file):
+    """What an npy file of objects holds."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        np.lib.format.read_array_header_1_0(file)
+    else:
+        np.lib.format.read_array_header_2_0(file)
+    return ArrayUnpickler(file, encoding="latin1").load()
+
+
+def named_list(path: str | Path, file: zipfile.ZipFile, shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
+    """TensorLayer 1.x's list of arrays in graph order, by the names of `shapes`, which has that order."""
+    with file.open(LIST_MEMBER) as member:
+        arrays = [np.asarray(array, np.float32) for array in read_pickled(member)]
+    for index, ((name, shape), array) in enumerate(zip(shapes.items(), arrays)):
+        if array.shape != shape:
+            raise UserError(
+                f"{path} is not TensorLayer's list of this network: array {index} is {array.shape}, and "
+                f"{name} is {shape}"
+            )
+    if len(arrays) != len(shapes):
+        raise UserError(
+            f"{path} is not TensorLayer's list of this network: {len(arrays)} arrays, not {len(shapes)}"
+        )
+    return dict(zip(shapes, arrays))
+
+
+def write_list(path: str | Path, arrays: list[np.ndarray]) -> None:
+    """An npz as TensorLayer 1.x wrote it, which code of 2018 reads with `load_npz`."""
+    params = np.empty(len(arrays), object)
+    params[:] = arrays
+    with atomic(path) as part, open(part, "wb") as file:
+        np.savez(file, params=params)
+
+
+def is_saver(path: str | Path) -> bool:
+    """Whether a path is the prefix of a tf.compat.v1.train.Saver checkpoint."""
+    return Path(f"{path}.index").is_file()
+
+
+def read_saver(path: str | Path, network: str) -> dict[str, np.ndarray]:
+    """A network's variables; their moving averages where it has those."""
+    try:
+        reader = tf.train.load_checkpoint(str(path))
+        names = [name for name in reader.get_variable_to_shape_map() if name.startswith(f"{network}/")]
+        averages = {name.removesuffix(AVERAGE) for name in names if name.endswith(AVERAGE)}
+        names = [name for name in names if "optim" not in name and not name.endswith(AVERAGE)]
+        return {name: reader.get_tensor(name + AVERAGE * (name in averages)) for name in names}
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None

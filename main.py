@@ -4,6 +4,7 @@ python main.py --mode=srgan                                 train, or continue a
 python main.py --mode=evaluate                              upscale the validation picture
 python main.py --mode=evaluate --input PATH --output DIR    upscale your own pictures
 python main.py --mode=benchmark --input FOLDER              PSNR and SSIM on a set of pictures
+python main.py --mode=export --format onnx --output DIR     the generator for other programs
 """
 
 from __future__ import annotations
@@ -27,14 +28,18 @@ from config import RECIPES
 log = logging.getLogger("srgan")
 
 OUTPUT_FORMATS = ("png", "jpg", "webp", "bmp", "tiff")
+EXPORT_FORMATS = (
+    *("savedmodel", "onnx", "onnx-float16", "onnx-int8", "tflite", "tflite-float16", "tensorlayer"),
+    "all",  # savedmodel, onnx, tflite
+)
 MODES_OF = {
     "restart": ("srgan",),
-    "weights": ("evaluate", "benchmark"),
-    "blend": ("evaluate", "benchmark"),
+    "weights": ("evaluate", "benchmark", "export"),
+    "blend": ("evaluate", "benchmark", "export"),
     "self_ensemble": ("evaluate", "benchmark"),
     "input": ("evaluate", "benchmark"),
-    "output": ("evaluate", "benchmark"),
-    "format": ("evaluate",),
+    "output": ("evaluate", "benchmark", "export"),
+    "format": ("evaluate", "export"),
     "outscale": ("evaluate",),
     "overwrite": ("evaluate",),
     "shard": ("evaluate",),
@@ -51,7 +56,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--mode", choices=("srgan", "evaluate", "benchmark"), default="srgan")
+    parser.add_argument("--mode", choices=("srgan", "evaluate", "benchmark", "export"), default="srgan")
     parser.add_argument(
         "--checkpoint-dir", type=Path, metavar="DIR", help="a run's files; default: checkpoint"
     )
@@ -86,7 +91,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     running.add_argument("--output", type=Path, metavar="DIR", help="where results go")
 
     own = parser.add_argument_group("--mode=evaluate --input")
-    own.add_argument("--format", choices=OUTPUT_FORMATS, help="of the results; default: the input's")
+    own.add_argument(
+        "--format",
+        metavar="FORMAT",
+        help=f"of the results: {', '.join(OUTPUT_FORMATS)}; default: the input's; "
+        f"with --mode=export: {', '.join(EXPORT_FORMATS)}",
+    )
     own.add_argument("--outscale", type=float, metavar="S", help="final factor; default: 4")
     own.add_argument("--shard", metavar="I/N", help="do the I-th of N parts, for jobs on many machines")
     own.add_argument("--overwrite", action="store_true", help="replace results that exist")
@@ -101,6 +111,11 @@ def check(args: argparse.Namespace) -> None:
                 f"--{option.replace('_', '-')} belongs to --mode={' and --mode='.join(modes)}"
                 + (TRAINING_HINT if args.mode == "srgan" else "")
             )
+    formats = EXPORT_FORMATS if args.mode == "export" else OUTPUT_FORMATS
+    if args.format and args.format not in formats:
+        raise UserError(f"--format {args.format} is none of {', '.join(formats)}")
+    if args.mode == "export" and not (args.format and args.output):
+        raise UserError("--mode=export needs --format FORMAT and --output DIR")
     if args.mode == "evaluate" and not args.input:
         for option in ("format", "outscale", "overwrite", "shard"):
             if getattr(args, option) is not None and getattr(args, option) is not False:
@@ -171,11 +186,16 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
         tf.get_logger().setLevel("ERROR")
         from tf1 import checkpoints, runtime
         from training.run import train
-        from upscaling.evaluate import evaluate
+        from upscaling.evaluate import chosen_generator, evaluate
+        from upscaling.export import export
     runtime.configure(config.RUNTIME)
     if args.mode == "srgan":
         folder = args.checkpoint_dir or checkpoints.DEFAULT_DIR
         train(config, folder, args.samples_dir, recipe=recipe, restart=args.restart)
+        return 0
+    if args.mode == "export":
+        _, arrays, meta = chosen_generator(args)
+        export(arrays, meta, config.RUNTIME, args.output, args.format)
         return 0
     return evaluate(args, config)
 

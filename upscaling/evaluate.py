@@ -52,14 +52,20 @@ def find_weights(weights: str | None, checkpoint_dir: Path | None) -> Path:
     )
 
 
-def evaluate(args, config) -> int:
-    """Does `--mode=evaluate` or `--mode=benchmark`; returns the exit code."""
+def chosen_generator(args) -> tuple[Path, dict, dict]:
+    """(path, arrays, meta) of the generator that the command line asks for; says which that is."""
     path = find_weights(args.weights, args.checkpoint_dir)
     arrays, meta = load_generator(path, args.blend)
     log.info("Weights %s (recipe %s, %d steps)", path, meta["recipe"], meta["step"])
-    log.info("Upscaling on %s", runtime.describe_device())
     for other, share in args.blend:
         log.info("  blended with %g of %s", share, other)
+    return path, arrays, meta
+
+
+def evaluate(args, config) -> int:
+    """Does `--mode=evaluate` or `--mode=benchmark`; returns the exit code."""
+    path, arrays, meta = chosen_generator(args)
+    log.info("Upscaling on %s", runtime.describe_device())
     with Upscaler(arrays, meta["arguments"], config.RUNTIME, source=path) as upscaler:
         upscale = functools.partial(upscaler, self_ensemble=args.self_ensemble)
         if args.mode == "benchmark":

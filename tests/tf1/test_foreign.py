@@ -79,7 +79,7 @@ def test_a_list_runs_no_code(tmp_path, capsys):
     evil = np.empty(1, object)
     evil[0] = Evil()
     np.savez(tmp_path / "evil.npz", params=evil)
-    with pytest.raises(UserError, match="builtins.print, which is not an array"):
+    with pytest.raises(UserError, match=r"builtins\.print, which is not an array"):
         checkpoints.read_network(tmp_path / "evil.npz", "SRGAN_g", layout)
     assert "code ran" not in capsys.readouterr().out
 

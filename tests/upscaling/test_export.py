@@ -1,0 +1,129 @@
+"""Exports: what each engine makes of them is what the program makes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_upscaler import NETWORKS, SETTINGS, picture, weights
+
+from common.errors import UserError
+from main import EXPORT_FORMATS
+from upscaling import export as exporting
+from upscaling.export import NAMES, engine, export
+from upscaling.upscaler import Upscaler
+
+ROOT = Path(__file__).parents[2]
+NEEDS = {"onnx": ("tf2onnx", "onnxruntime"), "tflite": ("ai_edge_litert",)}
+META = {"arguments": NETWORKS["tensorlayer"], "recipe": "test", "step": 1}
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return weights(NETWORKS["tensorlayer"])
+
+
+def require(format):
+    for package in NEEDS.get(format.partition("-")[0], ()):
+        pytest.importorskip(package, reason="pip install -r requirements-export.txt")
+
+
+@pytest.mark.parametrize("format", [name for name in NAMES if name not in ("tensorlayer", "onnx-int8")])
+def test_an_export_makes_the_programs_pictures_of_any_size_and_number(tmp_path, arrays, format):
+    require(format)
+    export(arrays, META, SETTINGS, tmp_path, format)
+    run = engine(tmp_path / NAMES[format], format)
+    with Upscaler(arrays, META["arguments"], SETTINGS) as upscaler:
+        for height, width in ((1, 1), (17, 30)):
+            images = np.stack([picture(height, width, seed=seed) for seed in (0, 1)])
+            expected = np.stack([upscaler(image) for image in images])
+            made = run(images)
+            assert made.dtype == np.uint8 and made.shape == expected.shape
+            assert np.abs(made.astype(int) - expected).max() <= 1
+    card = (tmp_path / "README.md").read_text()
+    assert f"- {NAMES[format]}: differs from the program by" in card and "Licence" in card
+
+
+def test_the_savedmodel_serves_bytes_and_floats(tmp_path, arrays):
+    export(arrays, META, SETTINGS, tmp_path, "savedmodel")
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(tmp_path / "savedmodel"))
+        signatures = loaded.signature_def
+        assert set(signatures) == {"serving_default", "float"}
+        image = picture(5, 7)[None]
+        made = {
+            name: session.run(
+                signature.outputs["output_image"].name, {signature.inputs["input_image"].name: value}
+            )
+            for (name, signature), value in zip(sorted(signatures.items()), (image / 255, image))
+        }
+    assert made["serving_default"].dtype == np.uint8
+    np.testing.assert_allclose(made["float"] * 255, made["serving_default"], atol=0.51)
+
+
+def test_an_int8_network_is_near_and_says_how_near(tmp_path, capsys):
+    require("onnx-int8")
+    arguments = {**NETWORKS["tensorlayer"], "num_filters": 8}
+    arrays = weights(arguments)
+    export(arrays, {**META, "arguments": arguments}, SETTINGS, tmp_path, "onnx-int8")
+    assert "dB" in (tmp_path / "README.md").read_text()
+    import onnx
+
+    model = onnx.load(tmp_path / NAMES["onnx-int8"])
+    kinds = {i.name: i.data_type for i in model.graph.initializer}
+    filters = [node.input[1] for node in model.graph.node if node.op_type == "Conv"]
+    assert kinds.get(filters[0]) == kinds.get(filters[-1]) == onnx.TensorProto.FLOAT  # first and last
+
+
+@pytest.mark.parametrize("format", ["savedmodel", "tflite"])
+def test_an_export_that_differs_is_refused_and_removed(tmp_path, arrays, monkeypatch, format):
+    require(format)
+    monkeypatch.setattr(exporting, "run", lambda path, name, image: image.repeat(4, axis=0).repeat(4, axis=1))
+    with pytest.raises(UserError, match=r"differs from the program by \d+ levels of 255 .* not written"):
+        export(arrays, META, SETTINGS, tmp_path, format)
+    assert not (tmp_path / NAMES[format]).exists()
+
+
+def test_tensorlayers_list_is_that_of_the_notes_network_only(tmp_path, arrays):
+    with pytest.raises(UserError, match="num_blocks is 2 there and 16 here"):
+        export(arrays, META, SETTINGS, tmp_path, "tensorlayer")
+
+
+def test_the_shipped_weights_go_to_tensorlayer_and_back(tmp_path):
+    command = [sys.executable, "main.py", "--mode=export", "--format", "tensorlayer", "--output", tmp_path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    with np.load(tmp_path / "g_srgan.npz", allow_pickle=True) as file:
+        assert len(file["params"]) == 173
+    again = [sys.executable, "main.py", "--mode=export", "--format", "savedmodel", "--output"]
+    done = subprocess.run(
+        [*again, tmp_path / "x", "--weights", tmp_path / "g_srgan.npz"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "a list of TensorLayer 1.x" in done.stdout
+
+
+def test_nothing_is_overwritten(tmp_path, arrays):
+    export(arrays, META, SETTINGS, tmp_path, "savedmodel")
+    with pytest.raises(UserError, match="savedmodel is there already"):
+        export(arrays, META, SETTINGS, tmp_path, "savedmodel")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "README.md").write_text("mine")
+    with pytest.raises(UserError, match="no model card"):
+        export(arrays, META, SETTINGS, other, "savedmodel")
+    assert (other / "README.md").read_text() == "mine"
+
+
+def test_a_missing_package_is_one_sentence(tmp_path, arrays, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    with pytest.raises(UserError, match=r"--format onnx needs the package tf2onnx: pip install -r"):
+        export(arrays, META, SETTINGS, tmp_path, "onnx")
+    assert not (tmp_path / NAMES["onnx"]).exists()
+
+
+def test_the_command_line_knows_the_formats():
+    assert (*NAMES, "all") == EXPORT_FORMATS
+    assert exporting.WRITERS.keys() == NAMES.keys()

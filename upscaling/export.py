@@ -1,0 +1,319 @@
+"""The generator for other programs: SavedModel, ONNX, TFLite, and TensorLayer 1.x's npz.
+
+Batch norm is folded; height, width and batch are free. Each file is run by its own engine and compared with
+the program before it is announced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from easydict import EasyDict as edict
+
+from common.errors import UserError
+from common.files import atomic, require_writable
+from images import metrics, photos
+from images.bicubic import SCALE
+from images.pixels import to_integers
+from model import SRGAN_g, layout
+from tf1 import checkpoints, foreign
+from upscaling.upscaler import Upscaler, fold_batch_norm
+
+log = logging.getLogger("srgan")
+
+EVERYBODYS = ("savedmodel", "onnx", "tflite")  # what 'all' is
+NAMES = {  # of the files
+    "savedmodel": "savedmodel",
+    "onnx": "srgan_x4.onnx",
+    "onnx-float16": "srgan_x4_float16.onnx",
+    "onnx-int8": "srgan_x4_int8.onnx",
+    "tflite": "srgan_x4.tflite",
+    "tflite-float16": "srgan_x4_float16.tflite",
+    "tensorlayer": "g_srgan.npz",
+}
+MOST_LEVELS = 1  # of 255, by which an export may differ from the program
+LEAST_PSNR_INT8 = 35.0  # dB against the program's picture; eight bits cannot keep it within a level
+CALIBRATION_PX = 64  # side of the pictures that tell an int8 network its ranges
+OPSET = 17
+HOW_TO_INSTALL = "pip install -r requirements-export.txt"
+
+CARD_TITLE = f"# SRGAN x{SCALE}"
+
+Engine = Callable[[np.ndarray], np.ndarray]  # uint8 [n, h, w, 3] -> uint8 [n, 4h, 4w, 3]
+
+
+def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> None:
+    """Writes the generator of `load_generator` to `folder`, in a format or in those of 'all', with a card."""
+    formats = EVERYBODYS if format == "all" else (format,)
+    paths = {name: folder / NAMES[name] for name in formats}
+    for path in paths.values():
+        if path.exists():
+            raise UserError(f"--output: {path} is there already: name another folder, or remove it")
+    card = folder / "README.md"
+    before = card.read_text(errors="replace") if card.exists() else CARD_TITLE
+    if not before.startswith(CARD_TITLE):
+        raise UserError(f"--output: {card} is no model card of this program: name another folder")
+    require_writable(folder, "--output")
+    hr, lr = photos.validation_pair(photos.SAMPLE)
+    with Upscaler(arrays, meta["arguments"], edict({**settings, "precision": "float32"})) as upscaler:
+        expected = {size: upscaler(lr[: size[0], : size[1]]) for size in (lr.shape[:2], (37, 50))}
+    lines = [line for line in before.splitlines() if line.startswith("- ") and ": " in line]
+    for name, path in paths.items():
+        try:
+            WRITERS[name](path, arrays, meta["arguments"])
+            made = {size: run(path, name, lr[: size[0], : size[1]]) for size in expected}
+        except ModuleNotFoundError as error:
+            raise UserError(f"--format {name} needs the package {error.name}: {HOW_TO_INSTALL}") from None
+        except BaseException:
+            _remove(path)
+            raise
+        verdict = _verdict(path, name, made, expected)
+        lines.append(f"- {path.name}: {verdict}")
+        log.info("Wrote %s: %s", path, verdict)
+    sr = expected[lr.shape[:2]]
+    score = f"{metrics.psnr_y(sr, hr):.2f} dB, SSIM {metrics.ssim_y(sr, hr):.4f}"
+    with atomic(card) as part:
+        part.write_text(_card(meta, lines, score))
+
+
+def _verdict(path: Path, format: str, made: dict, expected: dict) -> str:
+    """How near an export comes to the program; it is removed and refused if that is not near enough."""
+    if format == "tensorlayer":
+        return "173 arrays, the same bits"
+    differences = [np.abs(made[size].astype(int) - expected[size]) for size in expected]
+    most = max(difference.max() for difference in differences)
+    mean_square = max(float((difference**2).mean()) for difference in differences)
+    psnr = 10 * np.log10(255**2 / mean_square) if mean_square else np.inf
+    is_near = psnr >= LEAST_PSNR_INT8 if format.endswith("int8") else most <= MOST_LEVELS
+    if not is_near:
+        _remove(path)
+        raise UserError(
+            f"--format {format}: the exported network differs from the program by {most} levels of 255 "
+            f"({psnr:.1f} dB): not written"
+        )
+    return f"differs from the program by {most} levels of 255 at most, {psnr:.1f} dB"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# -- the graph
+
+
+def _frozen(arrays: dict, arguments: dict, of_bytes: bool) -> tuple[tf.compat.v1.GraphDef, str, str]:
+    """The inference graph with its weights as constants, and the names of its input and output.
+
+    of_bytes: uint8 in and out; else float32 in [0, 1].
+    """
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+        dtype = tf.uint8 if of_bytes else tf.float32
+        input_image = tf.compat.v1.placeholder(dtype, [None, None, None, 3], "input_image")
+        half = 127.5 if of_bytes else 0.5
+        net = SRGAN_g(tf.cast(input_image, tf.float32) / half - 1.0, norm=False, **arguments)
+        checkpoints.assign(session, net.all_params, fold_batch_norm(arrays, net.norms), "the weights")
+        output = tf.clip_by_value((net.outputs + 1.0) * half, 0.0, 2 * half)
+        output = tf.cast(tf.round(output), tf.uint8) if of_bytes else output
+        output = tf.identity(output, "output_image")
+        frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+            session, graph.as_graph_def(), [output.op.name]
+        )
+    return frozen, input_image.name, output.name
+
+
+@contextlib.contextmanager
+def _graph_of(arrays: dict, arguments: dict, *, of_bytes: bool):
+    """(session, input, output) of the frozen graph."""
+    frozen, *names = _frozen(arrays, arguments, of_bytes)
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+        tf.graph_util.import_graph_def(frozen, name="")
+        yield session, *(graph.get_tensor_by_name(name) for name in names)
+
+
+# -- writing
+
+
+def _write_savedmodel(path: Path, arrays: dict, arguments: dict) -> None:
+    """Signatures `serving_default`, of bytes, and `float`, in [0, 1], beside each other in one graph."""
+    builder = tf.compat.v1.saved_model.Builder(str(path))
+    signature = tf.compat.v1.saved_model.signature_def_utils.predict_signature_def
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+        signatures = {}
+        for name, of_bytes in (("serving_default", True), ("float", False)):
+            frozen, *ends = _frozen(arrays, arguments, of_bytes)
+            tf.graph_util.import_graph_def(frozen, name=name)
+            image, output = (graph.get_tensor_by_name(f"{name}/{end}") for end in ends)
+            signatures[name] = signature({"input_image": image}, {"output_image": output})
+        builder.add_meta_graph_and_variables(
+            session, [tf.compat.v1.saved_model.tag_constants.SERVING], signature_def_map=signatures
+        )
+        builder.save()
+
+
+def _onnx(arrays: dict, arguments: dict):
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.ERROR)
+    frozen, image, output = _frozen(arrays, arguments, of_bytes=True)
+    model, _ = tf2onnx.convert.from_graph_def(frozen, input_names=[image], output_names=[output], opset=OPSET)
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = value.name.partition(":")[0]
+    for node in model.graph.node:
+        node.input[:] = [name.removesuffix(":0") if name == image else name for name in node.input]
+        node.output[:] = [name.removesuffix(":0") if name == output else name for name in node.output]
+    return model
+
+
+def _write_onnx(path: Path, arrays: dict, arguments: dict) -> None:
+    path.write_bytes(_onnx(arrays, arguments).SerializeToString())
+
+
+def _write_onnx_float16(path: Path, arrays: dict, arguments: dict) -> None:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = convert_float_to_float16(_onnx(arrays, arguments), keep_io_types=True, op_block_list=["Cast"])
+    path.write_bytes(model.SerializeToString())
+
+
+def _write_onnx_int8(path: Path, arrays: dict, arguments: dict) -> None:
+    """Weights and activations of 8 bits, but for the first and the last convolution."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    model = _onnx(arrays, arguments)
+    convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    crops = [
+        photo[top : top + CALIBRATION_PX, left : left + CALIBRATION_PX]
+        for photo in photos.sample_photos().values()
+        for top in range(0, photo.shape[0] - CALIBRATION_PX, 160)
+        for left in range(0, photo.shape[1] - CALIBRATION_PX, 160)
+    ]
+
+    class Crops(CalibrationDataReader):
+        left = iter(crops)
+
+        def get_next(self):
+            crop = next(self.left, None)
+            return None if crop is None else {"input_image": crop[None]}
+
+    buffer = io.BytesIO(model.SerializeToString())
+    logging.getLogger().setLevel(logging.ERROR)  # its advice to preprocess
+    quantize_static(
+        onnx.load_model(buffer),
+        str(path),
+        Crops(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=["Conv"],
+        nodes_to_exclude=[convolutions[0], convolutions[-1]],
+    )
+
+
+def _write_tflite(path: Path, arrays: dict, arguments: dict, half: bool = False) -> None:
+    with _graph_of(arrays, arguments, of_bytes=False) as (session, image, output):
+        converter = tf.compat.v1.lite.TFLiteConverter.from_session(session, [image], [output])
+        if half:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.target_spec.supported_types = [tf.float16]
+        with contextlib.redirect_stderr(io.StringIO()):
+            path.write_bytes(converter.convert())
+
+
+def _write_tflite_float16(path: Path, arrays: dict, arguments: dict) -> None:
+    _write_tflite(path, arrays, arguments, half=True)
+
+
+def _write_tensorlayer(path: Path, arrays: dict, arguments: dict) -> None:
+    expected, shapes = layout("SRGAN_g")
+    checkpoints.require_same_arguments("the weights", arguments, expected)
+    foreign.write_list(path, [arrays[name] for name in shapes])
+    read, _ = checkpoints.read_network(path, "SRGAN_g", layout)
+    assert all(np.array_equal(read[name], arrays[name]) for name in shapes)
+
+
+WRITERS = {
+    "savedmodel": _write_savedmodel,
+    "onnx": _write_onnx,
+    "onnx-float16": _write_onnx_float16,
+    "onnx-int8": _write_onnx_int8,
+    "tflite": _write_tflite,
+    "tflite-float16": _write_tflite_float16,
+    "tensorlayer": _write_tensorlayer,
+}
+
+
+# -- running
+
+
+def run(path: Path, format: str, image: np.ndarray) -> np.ndarray | None:
+    """What an export's own engine makes of a uint8 picture; None of TensorLayer's npz, which has none."""
+    return None if format == "tensorlayer" else engine(path, format)(image[None])[0]
+
+
+def engine(path: Path, format: str, threads: int = 0) -> Engine:
+    """TensorFlow, ONNX Runtime or LiteRT with a file loaded; 0 threads: its default."""
+    if format == "savedmodel":
+        graph = tf.Graph()
+        session = tf.compat.v1.Session(graph=graph)
+        with graph.as_default():
+            loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(path))
+        signature = loaded.signature_def["serving_default"]
+        image, output = signature.inputs["input_image"].name, signature.outputs["output_image"].name
+        return lambda images: session.run(output, {image: images})
+    if format.startswith("onnx"):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        runner = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return lambda images: runner.run(None, {"input_image": images})[0]
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=threads or None)
+
+    def run_tflite(images: np.ndarray) -> np.ndarray:
+        interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], images.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images.astype(np.float32) / 255)
+        interpreter.invoke()
+        sr = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        return to_integers(2 * sr - 1, np.dtype(np.uint8))
+
+    return run_tflite
+
+
+def _card(meta: dict, lines: list[str], score: str) -> str:
+    listed = "\n".join(lines)
+    return f"""{CARD_TITLE}
+
+A generator of SRGAN (Ledig et al. 2017) that enlarges RGB pictures by {SCALE}, trained by recipe
+`{meta["recipe"]}`, {meta["step"]} steps. {score} on a sample photograph (Y, 4 px border removed).
+
+{listed}
+
+Input `input_image`, output `output_image`: [batch, height, width, 3], RGB; SavedModel (`serving_default`) and
+ONNX take and give uint8, TFLite and the SavedModel's signature `float` float32 in [0, 1]. Height, width and
+batch are free; memory grows with the picture, about 1 kB for each pixel of the result.
+
+```python
+import numpy, onnxruntime, imageio.v3
+image = imageio.v3.imread("photo.png")[None, ..., :3]
+network = onnxruntime.InferenceSession("{NAMES["onnx"]}")
+(enlarged,) = network.run(None, {{"input_image": image}})
+imageio.v3.imwrite("photo_x4.png", enlarged[0])
+```
+
+Licence: that of the program it came with, MIT.
+"""

@@ -5,6 +5,7 @@ python main.py --mode=evaluate                              upscale the validati
 python main.py --mode=evaluate --input PATH --output DIR    upscale your own pictures
 python main.py --mode=benchmark --input FOLDER              PSNR and SSIM on a set of pictures
 python main.py --mode=export --format onnx --output DIR     the generator for other programs
+python main.py --mode=page                                  a page to drop pictures on
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ EXPORT_FORMATS = (
 )
 MODES_OF = {
     "restart": ("srgan",),
-    "weights": ("evaluate", "benchmark", "export"),
+    "host": ("page",),
+    "port": ("page",),
+    "weights": ("evaluate", "benchmark", "export", "page"),
     "blend": ("evaluate", "benchmark", "export"),
     "self_ensemble": ("evaluate", "benchmark"),
     "input": ("evaluate", "benchmark"),
@@ -56,7 +59,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--mode", choices=("srgan", "evaluate", "benchmark", "export"), default="srgan")
+    parser.add_argument(
+        "--mode", choices=("srgan", "evaluate", "benchmark", "export", "page"), default="srgan"
+    )
     parser.add_argument(
         "--checkpoint-dir", type=Path, metavar="DIR", help="a run's files; default: checkpoint"
     )
@@ -99,6 +104,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     own.add_argument("--outscale", type=float, metavar="S", help="final factor; default: 4")
     own.add_argument("--shard", metavar="I/N", help="do the I-th of N parts, for jobs on many machines")
+    page = parser.add_argument_group("--mode=page")
+    page.add_argument("--host", help="address to serve at; default: 127.0.0.1, this machine alone")
+    page.add_argument("--port", type=int, help="default: 7860")
+
     own.add_argument("--overwrite", action="store_true", help="replace results that exist")
     return parser.parse_args(argv)
 
@@ -188,10 +197,15 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
         from training.run import train
         from upscaling.evaluate import chosen_generator, evaluate
         from upscaling.export import export
+        from upscaling.page import serve
     runtime.configure(config.RUNTIME)
     if args.mode == "srgan":
         folder = args.checkpoint_dir or checkpoints.DEFAULT_DIR
         train(config, folder, args.samples_dir, recipe=recipe, restart=args.restart)
+        return 0
+    if args.mode == "page":
+        chosen = Path(args.weights) if args.weights else None
+        serve(config.RUNTIME, chosen, args.host or "127.0.0.1", args.port or 7860)
         return 0
     if args.mode == "export":
         _, arrays, meta = chosen_generator(args)

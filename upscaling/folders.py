@@ -149,6 +149,12 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
     return failures
 
 
+def upscale_picture(upscale: Upscale, job: Job, outscale: float, scale: int = 4) -> None:
+    """One picture file, by itself; UserError for what stands in the way."""
+    picture = _read(job, outscale, scale)
+    _write(job, picture, _upscale(upscale, picture, job, scale, lambda share: None), outscale)
+
+
 def _show(bar: tqdm, start: int, pixels: int, share: float) -> None:
     """Moves the bar to a picture's start and the share of its pixels that is done."""
     bar.update(start + round(share * pixels) - bar.n)

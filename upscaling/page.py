@@ -49,6 +49,7 @@ class Page:
         if chosen is not None and chosen not in self.weights.values():
             self.weights = {chosen.name: chosen, **self.weights}
         self.closed: set[str] = set()
+        self.uploads: dict[str, set[Path]] = {}  # of each visitor
         self.one_at_a_time = threading.Lock()
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 - a page lives as long as the program
@@ -65,6 +66,7 @@ class Page:
 
     def enlarge(self, source: str, name: str, share: float, outscale: float, visitor: str, progress):
         """((bicubic, result) to be compared, the result's file); UserError for what is refused."""
+        self.uploads.setdefault(visitor, set()).add(Path(source))
         with self.one_at_a_time, tempfile.TemporaryDirectory(dir=self.of_visitor(visitor)) as work:
 
             def show(done: float) -> None:
@@ -85,6 +87,9 @@ class Page:
         """Stops what is computed for a visitor who has gone, and removes his files."""
         self.closed.add(visitor)
         shutil.rmtree(self.folder / f"visitor-{visitor}", ignore_errors=True)
+        for upload in self.uploads.pop(visitor, ()):
+            if self.folder in upload.parents and self.folder / "examples" not in upload.parents:
+                upload.unlink(missing_ok=True)
 
 
 def preview(image: np.ndarray) -> np.ndarray:
@@ -135,9 +140,10 @@ def blocks(gradio, page: Page):
         if not source:
             raise gradio.Error("Choose a picture first.", print_exception=False)
         try:
-            return page.enlarge(
+            compared, file = page.enlarge(
                 source, name, share, outscale, request.session_hash, lambda done: progress(done, "Enlarging")
             )
+            return compared, str(file)
         except UserError as error:
             hidden = str(error).replace(f"{Path(source).parent}/", "")
             raise gradio.Error(hidden, print_exception=False) from None

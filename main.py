@@ -46,6 +46,7 @@ MODES_OF = {
     "outscale": ("evaluate",),
     "overwrite": ("evaluate",),
     "shard": ("evaluate",),
+    "compare": ("evaluate",),
 }
 TRAINING_HINT = (
     "; training pictures are named by --set TRAIN.hr_img_path=FOLDER, weights to start from by "
@@ -104,6 +105,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     own.add_argument("--outscale", type=float, metavar="S", help="final factor; default: 4")
     own.add_argument("--shard", metavar="I/N", help="do the I-th of N parts, for jobs on many machines")
+    own.add_argument("--compare", action="store_true", help="also bicubic and result side by side")
     page = parser.add_argument_group("--mode=page")
     page.add_argument("--host", help="address to serve at; default: 127.0.0.1, this machine alone")
     page.add_argument("--port", type=int, help="default: 7860")
@@ -126,7 +128,7 @@ def check(args: argparse.Namespace) -> None:
     if args.mode == "export" and not (args.format and args.output):
         raise UserError("--mode=export needs --format FORMAT and --output DIR")
     if args.mode == "evaluate" and not args.input:
-        for option in ("format", "outscale", "overwrite", "shard"):
+        for option in ("format", "outscale", "overwrite", "shard", "compare"):
             if getattr(args, option) is not None and getattr(args, option) is not False:
                 raise UserError(f"--{option} needs --input and --output")
     if args.mode == "benchmark" and not args.input:

@@ -65,7 +65,7 @@ class Exported(Program):
             compiled = openvino.Core().compile_model(path, "CPU", {"INFERENCE_NUM_THREADS": threads})
             run = lambda images: compiled(images)[0]  # noqa: E731
         else:
-            from upscaling.export import engine
+            from upscaling.engines import engine
 
             run = engine(path, format, threads)
         self.upscale = lambda lr: run(lr[None])[0]

@@ -19,7 +19,7 @@ from common.files import LFS_POINTER, atomic
 from common.machine import memory_limit
 from images import deep_files, metadata
 from images.deep_files import PNG_SIGNATURE, TIFF_SIGNATURES
-from images.pixels import to_8bit, upright
+from images.pixels import to_8bit, to_rgb8, upright
 
 # What Pillow takes for a decompression bomb (89 megapixels) is a usual result here.
 Image.MAX_IMAGE_PIXELS = 2**30
@@ -87,10 +87,7 @@ def read_picture(path: str | os.PathLike) -> Picture:
 
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
     """A picture file -> uint8 [h, w, 3] RGB: alpha is dropped, 16 bits become the nearest 8."""
-    pixels = read_picture(path).pixels
-    if pixels.dtype == np.uint16:
-        pixels = to_8bit(pixels)
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    return to_rgb8(read_picture(path).pixels)
 
 
 def write_rgb(path: str | os.PathLike, image: np.ndarray) -> None:

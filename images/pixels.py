@@ -36,6 +36,26 @@ def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(samples)
 
 
+def resize(pixels: np.ndarray, height: int, width: int, method: Image.Resampling) -> np.ndarray:
+    """uint8 or uint16 [h, w] or [h, w, 3] -> the same type, [height, width] or with 3 channels."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).resize((width, height), method))
+    resized = np.empty((height, width, *pixels.shape[2:]), np.uint16)
+    for channel in np.ndindex(pixels.shape[2:]):  # Pillow resizes deep samples as floats only
+        plane = Image.fromarray(pixels[(..., *channel)].astype(np.float32))
+        plane = np.asarray(plane.resize((width, height), method))
+        resized[(..., *channel)] = np.rint(plane.clip(0, 65535))
+    return resized
+
+
+def to_rgb8(samples: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 [h, w] gray or [h, w, 3] -> uint8 [h, w, 3]."""
+    samples = samples if samples.dtype == np.uint8 else to_8bit(samples)
+    return samples if samples.ndim == 3 else np.repeat(samples[..., None], 3, axis=2)
+
+
 def to_8bit(samples: np.ndarray) -> np.ndarray:
     """uint16 -> uint8, the nearest of v / 257, without leaving uint16."""
     quotient = samples // 257

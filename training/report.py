@@ -7,6 +7,7 @@ import contextlib
 import tensorflow as tf
 
 from common.errors import UserError
+from training import gallery
 from training.log import TrainingLog
 from training.samples import Sampler
 from training.schedule import DISCRIMINATOR, PRETRAIN
@@ -73,6 +74,8 @@ class Report:
             self.log.write(line, steps, schedule.phase_end(phase) - state.step)
             if "psnr_db" in line:
                 self.log.plot(self.sampler.samples_dir / "learning_curve.png")
+                gallery.write_animation(self.sampler.samples_dir)
+                gallery.write_index(self.sampler.samples_dir, line)
         self._watch_discriminator(line)
 
     @contextlib.contextmanager

@@ -86,6 +86,7 @@ def evaluate(args, config) -> int:
                 scale=SCALE,
                 made_with=made_with,
                 shard=args.shard,
+                compare=args.compare,
             )
         hr, lr = validation_pair(**config.VALID)
         name = "SRResNet" if meta.get("phase") == "pretrain" else "SRGAN"

@@ -27,9 +27,12 @@ from images.files import (
     read_picture,
     size_of,
     write_picture,
+    write_rgb,
 )
+from images.pixels import resize, side_by_side, to_rgb8
 from upscaling.jobs import Job, part_of, pixels_in, plan_outputs
 
+COMPARED_PX = 1024  # at most, of each side of a comparison
 NOTE_FILE = ".srgan_made_with.txt"  # in the folder of results
 
 # RGB of 16 bits, held twice while the next picture is computed; half of it for 8 bits
@@ -49,19 +52,21 @@ def upscale_files(
     scale: int = 4,
     made_with: str = "",
     shard: tuple[int, int] = (1, 1),
+    compare: bool = False,
 ) -> int:
     """Upscales files and folders into `output_dir`; 0, or 1 if some pictures failed.
 
     `upscale(pixels, progress)` takes uint8 or uint16 [h, w, 3] to the same type, [scale * h,
     scale * w, 3], and tells `progress` the share that is done. Whatever goes wrong with a picture is
     that picture's failure. Results that exist are left unless `overwrite`; UserError if they were not
-    `made_with` the same weights. shard: (i, n) does the i-th of n parts.
+    `made_with` the same weights. shard: (i, n) does the i-th of n parts. compare: also writes bicubic and
+    result side by side.
     """
     jobs = part_of(plan_outputs(inputs, output_dir, format=format, outscale=outscale), *shard)
     require_writable(output_dir, "--output")
     todo = [job for job in jobs if overwrite or not os.path.exists(job.target)]
     _require_made_with(made_with, Path(output_dir), has_results=len(todo) < len(jobs))
-    failures = _run(upscale, todo, outscale, scale)
+    failures = _run(upscale, todo, outscale, scale, compare)
 
     summary = [f"{len(todo) - len(failures)} of {len(jobs)} pictures upscaled to {output_dir}"]
     if len(todo) < len(jobs):
@@ -96,21 +101,7 @@ def _require_made_with(made_with: str, output_dir: Path, has_results: bool) -> N
         os.replace(own, note)
 
 
-def resize(pixels: np.ndarray, height: int, width: int, method: Image.Resampling) -> np.ndarray:
-    """uint8 or uint16 [h, w] or [h, w, 3] -> the same type, [height, width] or with 3 channels."""
-    if pixels.shape[:2] == (height, width):
-        return pixels
-    if pixels.dtype == np.uint8:
-        return np.asarray(Image.fromarray(pixels).resize((width, height), method))
-    resized = np.empty((height, width, *pixels.shape[2:]), np.uint16)
-    for channel in np.ndindex(pixels.shape[2:]):  # Pillow resizes deep samples as floats only
-        plane = Image.fromarray(pixels[(..., *channel)].astype(np.float32))
-        plane = np.asarray(plane.resize((width, height), method))
-        resized[(..., *channel)] = np.rint(plane.clip(0, 65535))
-    return resized
-
-
-def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list[str]:
+def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int, compare: bool) -> list[str]:
     """Reads the next picture and writes the last one while one is computed; returns failures.
 
     At most three pictures are in memory. When an exception passes, the picture that is being
@@ -139,7 +130,7 @@ def _run(upscale: Upscale, jobs: list[Job], outscale: float, scale: int) -> list
                     failures.append(_sentence(error, job))
                 else:
                     failures += _failure_of(written, last)
-                    written, last = writer.submit(_write, job, picture, sr, outscale), job
+                    written, last = writer.submit(_write, job, picture, sr, outscale, compare), job
                     del picture, sr  # or they would last until the next ones are there
                 show(1.0)
             failures += _failure_of(written, last)
@@ -217,7 +208,7 @@ def _network_input(picture: Picture) -> np.ndarray:
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
-def _write(job: Job, picture: Picture, sr: np.ndarray, outscale: float) -> None:
+def _write(job: Job, picture: Picture, sr: np.ndarray, outscale: float, compare: bool = False) -> None:
     height, width = final_size(*picture.pixels.shape[:2], outscale)
     try:
         if picture.pixels.ndim == 2:
@@ -229,9 +220,23 @@ def _write(job: Job, picture: Picture, sr: np.ndarray, outscale: float) -> None:
             # Bicubic overshoots a step outwards only, where it is clipped: what is opaque stays
             # opaque. Lanczos rings inwards as well, and a network might.
             alpha = resize(alpha, height, width, Image.Resampling.BICUBIC)
+        if compare:  # first: where the result is, the picture is done
+            write_rgb(comparison_of(job.target), _comparison(picture.pixels, sr))
         write_picture(job.target, replace(picture, pixels=sr, alpha=alpha))
     except MemoryError:
         raise UserError(f"cannot write {job.target}: there is not enough memory") from None
+
+
+def comparison_of(target: Path) -> Path:
+    return target.with_name(f"{target.stem}_compare.png")
+
+
+def _comparison(pixels: np.ndarray, sr: np.ndarray) -> np.ndarray:
+    """Bicubic | result, of the middle of a large picture."""
+    cubic = resize(pixels, *sr.shape[:2], Image.Resampling.BICUBIC)
+    top, left = (max(0, (side - COMPARED_PX) // 2) for side in sr.shape[:2])
+    halves = [to_rgb8(image[top : top + COMPARED_PX, left : left + COMPARED_PX]) for image in (cubic, sr)]
+    return side_by_side(halves, ["bicubic", "result"])
 
 
 def _failure_of(written: Future | None, job: Job | None) -> list[str]:

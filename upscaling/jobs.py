@@ -16,7 +16,7 @@ from images.listing import list_pictures
 
 log = logging.getLogger("srgan")
 
-_OUTPUT_STEM = re.compile(r"(.+)_x\d+(\.\d+)?")
+_OUTPUT_STEM = re.compile(r"(.+?)_x\d+(\.\d+)?(_compare)?")
 
 
 @dataclass(frozen=True)

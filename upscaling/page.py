@@ -21,8 +21,9 @@ from common.errors import UserError
 from images import bicubic, photos
 from images.bicubic import SCALE
 from images.files import read_rgb, write_rgb
+from images.pixels import resize
 from tf1 import checkpoints
-from upscaling.folders import resize, upscale_picture
+from upscaling.folders import upscale_picture
 from upscaling.jobs import plan_outputs
 from upscaling.upscaler import Upscaler, load_generator
 

@@ -12,7 +12,8 @@ from test_upscaler import NETWORKS, SETTINGS, picture, weights
 from common.errors import UserError
 from main import EXPORT_FORMATS
 from upscaling import export as exporting
-from upscaling.export import NAMES, engine, export
+from upscaling.engines import engine
+from upscaling.export import NAMES, export
 from upscaling.upscaler import Upscaler
 
 ROOT = Path(__file__).parents[2]

@@ -543,3 +543,29 @@ def test_more_shards_than_pictures_leave_some_without_work(tmp_path, capfd):
     source = str(make_png(tmp_path / "a.png"))
     assert upscale_files(nearest, [source], tmp_path / "out", shard=(2, 2)) == 0
     assert "0 of 0 pictures" in capfd.readouterr().out
+
+
+# --- Before and after
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_comparison_shows_bicubic_beside_the_result_at_its_size(tmp_path, dtype):
+    write_picture(tmp_path / "in/a.png", Picture(random_samples(dtype, 30, 40)))
+    assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "in", compare=True) == 0
+    assert names_in(tmp_path / "in") == ["a.png", "a_x4.png", "a_x4_compare.png"]
+    sheet = read_picture(tmp_path / "in/a_x4_compare.png").pixels
+    result = read_picture(tmp_path / "in/a_x4.png").pixels
+    shown = (result / 257).round() if dtype == np.uint16 else result
+    assert sheet.dtype == np.uint8 and (sheet[-120:, -160:, 0] == shown).all()
+    assert not (sheet[-120:, :160, 0] == shown).all()
+    # and neither is taken for a picture to enlarge
+    assert [job.source.name for job in plan_outputs([str(tmp_path / "in")], tmp_path / "in")] == ["a.png"]
+
+
+def test_of_a_large_picture_the_middle_is_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "COMPARED_PX", 160)
+    pixels = np.zeros((80, 80, 3), np.uint8)
+    pixels[20:60, 20:60] = 200
+    write_picture(tmp_path / "a.png", Picture(pixels))
+    upscale_files(nearest, [str(tmp_path / "a.png")], tmp_path / "out", compare=True)
+    assert (read_picture(tmp_path / "out/a_x4_compare.png").pixels[-160:, -160:] == 200).all()

@@ -316,8 +316,10 @@ def test_discriminator_and_training_state_are_no_generator(evaluation_refusal, t
 
 
 def test_npz_of_another_program(evaluation_refusal, tmp_path):
-    np.savez(tmp_path / "theirs.npz", params=np.zeros([3, 3, 3, 64]))
+    np.savez(tmp_path / "theirs.npz", weights=np.zeros([3, 3, 3, 64]))
     assert "theirs.npz is not a checkpoint of this program" in evaluation_refusal("theirs.npz")
+    np.savez(tmp_path / "list.npz", params=np.zeros([3, 3, 3, 64]))  # as TensorLayer names it
+    assert "list.npz is damaged or not a checkpoint" in evaluation_refusal("list.npz")
 
 
 def test_npz_of_another_format_version(evaluation_refusal, tmp_path):

@@ -34,8 +34,8 @@ EVERYTHING = (
 )
 
 
-def states_by_step(devices, phases):
-    """Losses and all variables after each of some steps, the same start for any number of devices."""
+def states(devices):
+    """{phase: losses and all variables after its first step}; the same after steps of all phases."""
     cfg = tiny(*EVERYTHING, f"RUNTIME.devices={devices}")
     cluster = distribution.connect(cfg.RUNTIME, runtime.session_config(cfg.RUNTIME))
     with tf.Graph().as_default(), cluster.strategy.scope():
@@ -44,18 +44,32 @@ def states_by_step(devices, phases):
         variables = tf.compat.v1.global_variables()
         with tf.compat.v1.Session(config=cluster.config) as session:
             session.run(tf.compat.v1.global_variables_initializer())
-            # of random weights some gradients are 0 but for rounding; Adam makes steps of those too
-            for step, phase in enumerate(phases):
+            start = dict(zip(variables, checkpoints.fetch(session, variables).values()))
+
+            def step(phase, number):
+                hr = np.concatenate([batch(2 * number), batch(2 * number + 1)])
                 fetches = graph.steps[phase], graph.losses[phase]
-                hr = np.concatenate([batch(2 * step), batch(2 * step + 1)])
                 _, losses = session.run(fetches, {graph.t_target_image: hr})
-                yield losses, checkpoints.fetch(session, variables)
+                return losses, checkpoints.fetch(session, variables)
+
+            first = {}
+            for phase in (PRETRAIN, DISCRIMINATOR, ADVERSARIAL):
+                checkpoints.load(session, start)
+                first[phase] = step(phase, 0)
+            checkpoints.load(session, start)
+            phases = [PRETRAIN, PRETRAIN, DISCRIMINATOR, ADVERSARIAL, ADVERSARIAL]
+            return first, [step(phase, number) for number, phase in enumerate(phases)]
+
+
+@pytest.fixture(scope="module")
+def one_and_two():
+    return states(1), states(2)
 
 
 @pytest.mark.parametrize("phase", [PRETRAIN, DISCRIMINATOR, ADVERSARIAL])
-def test_two_devices_compute_what_one_does(phase):
+def test_two_devices_compute_what_one_does(one_and_two, phase):
     """Losses, gradients (Adam's first moments), batch-norm averages, all of the first step."""
-    [(losses, one)], [(losses_of_two, two)] = (list(states_by_step(count, [phase])) for count in (1, 2))
+    (losses, one), (losses_of_two, two) = (first[phase] for first, _ in one_and_two)
     assert losses.keys() == losses_of_two.keys()
     for name, value in losses.items():
         assert losses_of_two[name] == pytest.approx(value, rel=1e-5), name
@@ -70,7 +84,10 @@ def test_two_devices_compute_what_one_does(phase):
 
 
 def assert_nearly_the_same_weights(one, two):
-    """The generator's averages: a fifth of what a step of Adam at the rate 1e-3 moves them."""
+    """The generator's averages: a fifth of what a step of Adam at the rate 1e-3 moves them.
+
+    Where a gradient is 0 but for rounding, Adam makes steps of that too, in either direction.
+    """
     names = [
         name for name in one if name.startswith("SRGAN_g") and name.endswith("/ExponentialMovingAverage")
     ]
@@ -79,10 +96,8 @@ def assert_nearly_the_same_weights(one, two):
         np.testing.assert_allclose(two[name], one[name], atol=2e-4, err_msg=name)
 
 
-def test_two_devices_go_on_as_one_does():
-    """Weights after steps of all phases; where the sign of a gradient is rounding, by Adam's step at most."""
-    phases = [PRETRAIN, PRETRAIN, DISCRIMINATOR, ADVERSARIAL, ADVERSARIAL]
-    one, two = (list(states_by_step(count, phases)) for count in (1, 2))
+def test_two_devices_go_on_as_one_does(one_and_two):
+    (_, one), (_, two) = one_and_two
     for (losses, _), (losses_of_two, _) in zip(one, two):
         for name, value in losses.items():
             assert losses_of_two[name] == pytest.approx(value, rel=2e-3), name

@@ -136,7 +136,9 @@ def test_training_leaves_the_files_of_the_design_and_no_others(runs):
     assert [name for name in files if "tensorboard" not in name] == sorted(
         [
             *(f"checkpoint/{name}" for name in (*CHECKPOINTS, *OTHERS)),
+            "samples/index.html",
             "samples/learning_curve.png",
+            "samples/progress.webp",
             *(f"samples/evaluate/{name}" for name in evaluation),
             *(f"samples/srgan_ginit/{name}" for name in samples),
             *(f"samples/srgan_gan/{name}" for name in samples),

@@ -26,6 +26,7 @@ def no_plots(request, monkeypatch):
     """They take a third of a tiny run; the run that several tests share has them."""
     if "[plot]" not in request.node.name:
         monkeypatch.setattr(report.TrainingLog, "plot", lambda *_: None)
+        monkeypatch.setattr(report.gallery, "write_animation", lambda *_: None)
 
 
 def tiny(*settings):

@@ -17,6 +17,7 @@ import tensorflow as tf
 from common.errors import UserError
 
 MOST_FACTS = 512
+MOST_TASKS = 64  # of a SLURM node
 
 
 @dataclass
@@ -100,6 +101,10 @@ def connect(settings, options: tf.compat.v1.ConfigProto) -> Cluster:
     me = (resolver.task_type, resolver.task_id)
     if me not in jobs:
         raise UserError(f"TF_CONFIG: the task {me[0]} {me[1]} is no chief and no worker of its cluster")
+    if settings.devices:
+        gpus = tf.config.list_physical_devices("GPU")[: settings.devices]
+        tf.config.set_visible_devices(gpus, "GPU")
+        options.gpu_options.visible_device_list = ",".join(str(number) for number in range(len(gpus)))
     strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     options = strategy.update_config_proto(options)
     server = tf.distribute.Server(spec, *me, config=options)
@@ -119,7 +124,10 @@ def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver | None:
             raise UserError(f"TF_CONFIG cannot be understood: {error}") from None
         return None if alone else resolver
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        return tf.distribute.cluster_resolver.SlurmClusterResolver()
+        # addresses alone: which GPUs a task sees is SLURM's to say, and must not be asked of nvidia-smi
+        return tf.distribute.cluster_resolver.SlurmClusterResolver(
+            gpus_per_node=MOST_TASKS, gpus_per_task=1, auto_set_gpu=False
+        )
     return None
 
 

@@ -22,7 +22,7 @@ def engine(path: Path, format: str, threads: int = 0) -> Engine:
     """TensorFlow, ONNX Runtime or LiteRT with a file loaded; 0 threads: its default."""
     if format == "savedmodel":
         graph = tf.Graph()
-        session = tf.compat.v1.Session(graph=graph)
+        session = tf.compat.v1.Session(graph=graph, config=tf.compat.v1.ConfigProto(device_count={"GPU": 0}))
         with graph.as_default():
             loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(path))
         signature = loaded.signature_def["serving_default"]

@@ -43,6 +43,7 @@ CALIBRATION_PX = 64  # side of the pictures that tell an int8 network its ranges
 OPSET = 17
 HOW_TO_INSTALL = "pip install -r requirements-export.txt"
 
+CPU_ONLY = tf.compat.v1.ConfigProto(device_count={"GPU": 0})  # or a session takes all its memory
 CARD_TITLE = f"# SRGAN x{SCALE}"
 
 
@@ -113,7 +114,7 @@ def _frozen(arrays: dict, arguments: dict, of_bytes: bool) -> tuple[tf.compat.v1
 
     of_bytes: uint8 in and out; else float32 in [0, 1].
     """
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(config=CPU_ONLY) as session:
         dtype = tf.uint8 if of_bytes else tf.float32
         input_image = tf.compat.v1.placeholder(dtype, [None, None, None, 3], "input_image")
         half = 127.5 if of_bytes else 0.5
@@ -132,7 +133,7 @@ def _frozen(arrays: dict, arguments: dict, of_bytes: bool) -> tuple[tf.compat.v1
 def _graph_of(arrays: dict, arguments: dict, *, of_bytes: bool):
     """(session, input, output) of the frozen graph."""
     frozen, *names = _frozen(arrays, arguments, of_bytes)
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(config=CPU_ONLY) as session:
         tf.graph_util.import_graph_def(frozen, name="")
         yield session, *(graph.get_tensor_by_name(name) for name in names)
 
@@ -144,7 +145,7 @@ def _write_savedmodel(path: Path, arrays: dict, arguments: dict) -> None:
     """Signatures `serving_default`, of bytes, and `float`, in [0, 1], beside each other in one graph."""
     builder = tf.compat.v1.saved_model.Builder(str(path))
     signature = tf.compat.v1.saved_model.signature_def_utils.predict_signature_def
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(config=CPU_ONLY) as session:
         signatures = {}
         for name, of_bytes in (("serving_default", True), ("float", False)):
             frozen, *ends = _frozen(arrays, arguments, of_bytes)

@@ -153,6 +153,22 @@ def test_a_wrong_tf_config_is_refused(monkeypatch, text, sentence):
         distribution.connect(cfg.RUNTIME, runtime.session_config(cfg.RUNTIME))
 
 
+def test_slurm_tells_who_takes_part(monkeypatch):
+    environment = {
+        "PROCID": 2,
+        "STEP_NUM_TASKS": 3,
+        "STEP_NODELIST": "gpu[07,12]",
+        "STEP_TASKS_PER_NODE": "2,1",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    resolver = distribution._resolver()
+    assert resolver.cluster_spec().as_dict() == {"worker": ["gpu07:8888", "gpu07:8889", "gpu12:8888"]}
+    assert (resolver.task_type, resolver.task_id) == ("worker", 2)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert distribution._resolver() is None
+
+
 def test_what_hosts_must_agree_on_has_names_and_no_paths():
     facts = continuation.facts(make_config(), {"pictures": "x", "device": "CPU"}, 2)
     assert facts["TRAIN.batch_size"] == "16" and facts["pictures"] == "x"

@@ -10,6 +10,8 @@ import functools
 import logging
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -127,6 +129,7 @@ def serve(settings, chosen: Path | None, host: str, port: int) -> None:
             )
         except OSError as error:
             raise UserError(f"--port {port}: {error}; name another one") from None
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the folder is removed
         log.info("The page is at http://%s:%d - Ctrl-C ends it", host, port)
         threading.Event().wait()
 

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from images.pixels import to_integers
 
+CPU_ONLY = tf.compat.v1.ConfigProto(device_count={"GPU": 0})  # or a session takes all its memory
+
 Engine = Callable[[np.ndarray], np.ndarray]  # uint8 [n, h, w, 3] -> uint8 [n, 4h, 4w, 3]
 
 
@@ -22,7 +24,7 @@ def engine(path: Path, format: str, threads: int = 0) -> Engine:
     """TensorFlow, ONNX Runtime or LiteRT with a file loaded; 0 threads: its default."""
     if format == "savedmodel":
         graph = tf.Graph()
-        session = tf.compat.v1.Session(graph=graph, config=tf.compat.v1.ConfigProto(device_count={"GPU": 0}))
+        session = tf.compat.v1.Session(graph=graph, config=CPU_ONLY)
         with graph.as_default():
             loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(path))
         signature = loaded.signature_def["serving_default"]

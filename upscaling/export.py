@@ -22,7 +22,7 @@ from images import metrics, photos
 from images.bicubic import SCALE
 from model import SRGAN_g, layout
 from tf1 import checkpoints, foreign
-from upscaling.engines import run
+from upscaling.engines import CPU_ONLY, run
 from upscaling.upscaler import Upscaler, fold_batch_norm
 
 log = logging.getLogger("srgan")
@@ -43,7 +43,6 @@ CALIBRATION_PX = 64  # side of the pictures that tell an int8 network its ranges
 OPSET = 17
 HOW_TO_INSTALL = "pip install -r requirements-export.txt"
 
-CPU_ONLY = tf.compat.v1.ConfigProto(device_count={"GPU": 0})  # or a session takes all its memory
 CARD_TITLE = f"# SRGAN x{SCALE}"
 
 
@@ -129,15 +128,6 @@ def _frozen(arrays: dict, arguments: dict, of_bytes: bool) -> tuple[tf.compat.v1
     return frozen, input_image.name, output.name
 
 
-@contextlib.contextmanager
-def _graph_of(arrays: dict, arguments: dict, *, of_bytes: bool):
-    """(session, input, output) of the frozen graph."""
-    frozen, *names = _frozen(arrays, arguments, of_bytes)
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session(config=CPU_ONLY) as session:
-        tf.graph_util.import_graph_def(frozen, name="")
-        yield session, *(graph.get_tensor_by_name(name) for name in names)
-
-
 # -- writing
 
 
@@ -185,7 +175,6 @@ def _write_onnx_float16(path: Path, arrays: dict, arguments: dict) -> None:
 
 def _write_onnx_int8(path: Path, arrays: dict, arguments: dict) -> None:
     """Weights and activations of 8 bits, but for the first and the last convolution."""
-    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     model = _onnx(arrays, arguments)
@@ -204,10 +193,9 @@ def _write_onnx_int8(path: Path, arrays: dict, arguments: dict) -> None:
             crop = next(self.left, None)
             return None if crop is None else {"input_image": crop[None]}
 
-    buffer = io.BytesIO(model.SerializeToString())
     logging.getLogger().setLevel(logging.ERROR)  # its advice to preprocess
     quantize_static(
-        onnx.load_model(buffer),
+        model,
         str(path),
         Crops(),
         quant_format=QuantFormat.QDQ,
@@ -220,7 +208,10 @@ def _write_onnx_int8(path: Path, arrays: dict, arguments: dict) -> None:
 
 
 def _write_tflite(path: Path, arrays: dict, arguments: dict, half: bool = False) -> None:
-    with _graph_of(arrays, arguments, of_bytes=False) as (session, image, output):
+    frozen, *names = _frozen(arrays, arguments, of_bytes=False)
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(config=CPU_ONLY) as session:
+        tf.graph_util.import_graph_def(frozen, name="")
+        image, output = (graph.get_tensor_by_name(name) for name in names)
         converter = tf.compat.v1.lite.TFLiteConverter.from_session(session, [image], [output])
         if half:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -221,14 +221,11 @@ def _write(job: Job, picture: Picture, sr: np.ndarray, outscale: float, compare:
             # opaque. Lanczos rings inwards as well, and a network might.
             alpha = resize(alpha, height, width, Image.Resampling.BICUBIC)
         if compare:  # first: where the result is, the picture is done
-            write_rgb(comparison_of(job.target), _comparison(picture.pixels, sr))
+            sheet = job.target.with_name(f"{job.target.stem}_compare.png")
+            write_rgb(sheet, _comparison(picture.pixels, sr))
         write_picture(job.target, replace(picture, pixels=sr, alpha=alpha))
     except MemoryError:
         raise UserError(f"cannot write {job.target}: there is not enough memory") from None
-
-
-def comparison_of(target: Path) -> Path:
-    return target.with_name(f"{target.stem}_compare.png")
 
 
 def _comparison(pixels: np.ndarray, sr: np.ndarray) -> np.ndarray:

@@ -35,7 +35,6 @@ PREVIEW_PX = 1600  # longest side of what the slider shows; the file to download
 KEPT_SECONDS = 3600  # of uploads and results whose page was not closed
 EXAMPLE_PX = 128
 OURS = {"SRGAN: natural texture": "g_srgan.npz", "SRResNet: nearest on average": "g_srresnet.npz"}
-WORDS = {"lr": "Picture", "go": "Enlarge", "file": "Download", "compare": "Bicubic | result"}
 
 
 class Closed(Exception):
@@ -167,19 +166,17 @@ def blocks(gradio, page: Page):
         gradio.Markdown("# SRGAN x4\nDrop a picture, or take an example; both stay on this machine.")
         with gradio.Row():
             with gradio.Column(scale=1, min_width=300):
-                source = gradio.File(
-                    label=WORDS["lr"], file_count="single", type="filepath", elem_id="picture"
-                )
+                source = gradio.File(label="Picture", file_count="single", type="filepath", elem_id="picture")
                 gradio.Examples(_examples(page.folder), source, label="Examples")
                 name = gradio.Dropdown(list(page.weights), label="Weights", elem_id="weights")
                 share = gradio.Slider(0, 1, 0, step=0.1, label="Share of SRResNet: less grain, less detail")
                 outscale = gradio.Slider(1, 16, SCALE, step=0.5, label="Final factor")
-                go = gradio.Button(WORDS["go"], variant="primary", elem_id="go")
+                go = gradio.Button("Enlarge", variant="primary", elem_id="go")
             with gradio.Column(scale=2, min_width=300):
                 compare = gradio.ImageSlider(
-                    label=WORDS["compare"], type="numpy", format="png", elem_id="compare"
+                    label="Bicubic | result", type="numpy", format="png", elem_id="compare"
                 )
-                file = gradio.File(label=WORDS["file"], interactive=False, elem_id="result")
+                file = gradio.File(label="Download", interactive=False, elem_id="result")
         go.click(
             enlarge, [source, name, share, outscale], [compare, file], concurrency_limit=1, api_name=False
         )

@@ -1,12 +1,13 @@
 # make demo: install, train shortly on sample photos, upscale the validation picture
 # make test: install, check the style, run the tests
 # make test-export, test-page: tests of what has requirements of its own
+# make test-hosts: two hosts, of which one dies
 # make gpu-check: five minutes on a GPU that was never tried
 # make crash-test, fuzz, soak, mutation: the long tests of docs/reliability.md, half an hour each
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-export test-page gpu-check crash-test fuzz soak mutation clean
+.PHONY: demo test test-export test-page test-hosts gpu-check crash-test fuzz soak mutation clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --mode=srgan --recipe demo --checkpoint-dir checkpoint/demo --samples-dir samples/demo
@@ -26,6 +27,9 @@ test-page: .venv/installed-test
 	$(BIN)/python -m pip install --quiet -r requirements-page.txt playwright==1.65.2
 	command -v chromium >/dev/null || apt-get install --yes --quiet chromium
 	$(BIN)/python -m pytest tests/upscaling/test_page.py -rs
+
+test-hosts: .venv/installed-test
+	$(BIN)/python -m pytest -m long
 
 gpu-check: .venv/installed
 	$(BIN)/python bench/gpu_check.py

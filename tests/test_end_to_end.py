@@ -21,7 +21,8 @@ from images.photos import validation_photo
 from tf1 import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
-TRAIN = ["--mode=srgan", *(argument for setting in TINY for argument in ("--set", setting))]
+SETTINGS = (*TINY, "VALID.hr_img_path=sample")  # as evaluation takes it
+TRAIN = ["--mode=srgan", *(argument for setting in SETTINGS for argument in ("--set", setting))]
 EVALUATE = ["--mode=evaluate"]
 STEPS = 12  # three steps an epoch, two epochs of each phase
 EPOCH = re.compile(r"(pretrain|adversarial) epoch \d+, ")
@@ -202,14 +203,14 @@ def test_checkpoints_name_their_arrays_and_say_what_they_are(runs):
     # n64s1/c, three 3x3 convolutions with batch norm, two n256s1 of 4 * 4 filters, out of 1x1
     expected = (27 * 4 + 4) + 3 * (36 * 4 + 4 * 4) + 2 * (36 * 16 + 16) + (4 * 3 + 3)
     assert sum(array.size for array in arrays.values()) == expected
-    assert meta["arguments"] == dict(main.make_config(settings=TINY).MODEL.generator)
+    assert meta["arguments"] == dict(main.make_config(settings=SETTINGS).MODEL.generator)
 
 
 def test_config_json_is_a_config_file_that_repeats_the_run(runs, say):
     text = (runs.whole / "checkpoint" / "config.json").read_text()
     assert json.loads(text)["TRAIN"]["batch_size"] == 2
     settings = dict(main.flatten(main.make_config(file=runs.whole / "checkpoint" / "config.json")))
-    assert settings == dict(main.flatten(main.make_config(settings=TINY)))
+    assert settings == dict(main.flatten(main.make_config(settings=SETTINGS)))
 
 
 def test_sample_pictures_show_the_same_patches_in_each_column(runs):

@@ -3,15 +3,16 @@
 import gc
 import inspect
 import io
+import multiprocessing
 import pickle
 import re
 import socket
-import subprocess
-import sys
 import urllib.error
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import h5py
+import keras_reference
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -46,6 +47,10 @@ def random_weights(names, seed=0):
     return weights
 
 
+def keras_names(weights):
+    return {keras_name(name): arrays for name, arrays in weights.items()}
+
+
 def write_npz(path, weights):
     arrays = {}
     for name, (filters, biases) in weights.items():
@@ -62,43 +67,12 @@ def write_h5(path, weights, kernel, bias):
             group[bias.format(keras_name(name))] = biases
 
 
-KERAS_SCRIPT = """
-import sys
-import numpy as np
-import tensorflow as tf
-
-with np.load(sys.argv[1]) as file:
-    weights = {name: file[name] for name in file.files}
-names = sys.argv[3:]
-layers = [tf.keras.Input([None, None, 3])]
-layers += [tf.keras.layers.Conv2D(weights[f"{name}/bias"].size, 3, name=name) for name in names]
-model = tf.keras.Sequential(layers)
-for layer, name in zip(model.layers, names):
-    layer.set_weights([weights[f"{name}/kernel"], weights[f"{name}/bias"]])
-model.save(sys.argv[2])
-"""
+# Keras runs in a process of its own, which starts when it is first asked: it needs eager execution
+KERAS = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
 def write_keras_model(path, weights):
-    """In a process of its own, since Keras needs eager execution."""
-    arrays = {}
-    for name, (kernel, bias) in weights.items():
-        arrays |= {f"{keras_name(name)}/kernel": kernel, f"{keras_name(name)}/bias": bias}
-    arrays_file = path.with_suffix(".npz")
-    np.savez(arrays_file, **arrays)
-    _run_keras(path, arrays_file, tuple(map(keras_name, weights)), tuple(map(bytes, arrays.values())))
-    arrays_file.unlink()
-
-
-_MODELS = {}  # what Keras wrote for the same arrays
-
-
-def _run_keras(path, arrays_file, names, key):
-    if key not in _MODELS:
-        command = [sys.executable, "-W", "ignore", "-c", KERAS_SCRIPT, arrays_file, path, *names]
-        subprocess.run(command, check=True, capture_output=True)
-        _MODELS[key] = path.read_bytes()
-    path.write_bytes(_MODELS[key])
+    KERAS.submit(keras_reference.write_model, path, keras_names(weights)).result()
 
 
 class Python2Pickler(pickle._Pickler):
@@ -140,35 +114,10 @@ def keras_vgg19():
     return tf.keras.applications.VGG19(include_top=False, weights=None)
 
 
-KERAS_FEATURES_SCRIPT = """
-import sys
-import numpy as np
-import tensorflow as tf
-
-with np.load(sys.argv[1]) as file:
-    arrays = {name: file[name] for name in file.files}
-picture = arrays.pop("picture")
-model = tf.keras.applications.VGG19(include_top=False, weights=None)
-for name in {key.partition("/")[0] for key in arrays}:
-    model.get_layer(name).set_weights([arrays[f"{name}/kernel"], arrays[f"{name}/bias"]])
-outputs = [model.get_layer(name).output for name in sys.argv[3:]]
-inputs = tf.keras.applications.vgg19.preprocess_input(picture[None].astype(np.float32))
-features = tf.nest.flatten(tf.keras.Model(model.input, outputs)(inputs))
-np.savez(sys.argv[2], *[np.array(tensor) for tensor in features])
-"""
-
-
-def keras_features(folder, weights, picture, layers):
+def keras_features(weights, picture, layers):
     """Features by Keras's layers and Keras's own preprocessing of uint8 [h, w, 3] RGB."""
-    arrays = {"picture": picture}
-    for name, (kernel, bias) in weights.items():
-        arrays |= {f"{keras_name(name)}/kernel": kernel, f"{keras_name(name)}/bias": bias}
-    np.savez(folder / "in.npz", **arrays)
     names = [keras_name(layer) for layer in layers]
-    script = [sys.executable, "-W", "ignore", "-c", KERAS_FEATURES_SCRIPT]
-    subprocess.run([*script, folder / "in.npz", folder / "out.npz", *names], check=True, capture_output=True)
-    with np.load(folder / "out.npz") as file:
-        return [file[name] for name in file.files]
+    return KERAS.submit(keras_reference.features, keras_names(weights), picture, names).result()
 
 
 def our_features(weights, picture, layers):
@@ -191,19 +140,19 @@ def assert_agree(ours, keras):
 # --- The network ----------------------------------------------------------------------------------
 
 
-def test_features_are_those_of_keras_at_pool4_and_conv5_4(tmp_path):
+def test_features_are_those_of_keras_at_pool4_and_conv5_4():
     picture = np.random.default_rng(1).integers(0, 256, (64, 48, 3), np.uint8)
     weights = random_weights(conv_names("conv5_4"))
     layers = ("conv5_4", "pool4")
     ours = our_features(weights, picture, layers)
-    keras = keras_features(tmp_path, weights, picture, layers)
+    keras = keras_features(weights, picture, layers)
     assert [features.shape for features in ours] == [(1, 4, 3, 512)] * 2  # 64 / 16 and 48 / 16
     for a, b in zip(ours, keras):
         assert 0.1 < b.max() < 1e4  # neither died nor exploded
         assert_agree(a, b)
 
 
-def test_features_of_a_photo_by_real_weights_are_those_of_keras(shared, tmp_path):
+def test_features_of_a_photo_by_real_weights_are_those_of_keras(shared):
     picture = validation_photo()[40:136, 180:276]
     path = shared / "weights" / "vgg19_keras_conv1_1-conv3_4_fp32.npz"
     flat = read_weights(path, "conv3_4")
@@ -211,7 +160,7 @@ def test_features_of_a_photo_by_real_weights_are_those_of_keras(shared, tmp_path
         name: (flat[f"VGG19/{name}/filters"], flat[f"VGG19/{name}/biases"]) for name in conv_names("conv3_4")
     }
     ours = our_features(weights, picture, ["conv3_4"])
-    keras = keras_features(tmp_path, weights, picture, ["conv3_4"])
+    keras = keras_features(weights, picture, ["conv3_4"])
     assert ours[0].shape == (1, 24, 24, 256)
     assert_agree(ours[0], keras[0])
 

@@ -20,7 +20,7 @@ from images import photos
 from tf1 import checkpoints, distribution, runtime
 from training import continuation
 from training.dataset import Dataset
-from training.graph import build_training_graph, least_memory
+from training.graph import TrainingGraph, build_training_graph, least_memory
 from training.preparation import init_weights, require_memory, vgg_features
 from training.report import Report
 from training.samples import Sampler, within_memory
@@ -66,11 +66,7 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
     if cluster.is_chief:
         require_writable(checkpoint_dir, "--checkpoint-dir")
         require_writable(samples_dir, "--samples-dir")
-    with (
-        held(checkpoint_dir) if cluster.is_chief else nullcontext(),
-        tf.Graph().as_default(),
-        cluster.strategy.scope(),
-    ):
+    with held(checkpoint_dir) if cluster.is_chief else nullcontext():
         saved = None if restart or not cluster.is_chief else continuation.saved_run(checkpoint_dir)
         if saved:
             continuation.check_continuation(
@@ -78,10 +74,13 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
             )
         elif cluster.is_chief and not restart:
             continuation.require_no_weights(checkpoint_dir)
-        tf.compat.v1.set_random_seed(config.TRAIN.seed)
         log.info("Building graph")
-        graph = build_training_graph(config, dtype, cluster)
-        with tf.compat.v1.Session(cluster.target, config=cluster.config) as session:
+        graph = new_graph(config, dtype, cluster)
+        with (
+            graph.t_image.graph.as_default(),
+            cluster.strategy.scope(),
+            tf.compat.v1.Session(cluster.target, config=cluster.config) as session,
+        ):
             if cluster.hosts > 1:
                 cluster.require_agreement(session, continuation.facts(config, made_with, cluster.replicas))
             sampler = Sampler(graph, session, dataset, valid, samples_dir)
@@ -94,6 +93,13 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
                 log_config(checkpoint_dir / "config.json", config, recipe)
                 continuation.write_listing(checkpoint_dir, dataset.listing)
             Run(config, graph, session, dataset, sampler, state, restart).loop()
+
+
+def new_graph(config, dtype: tf.DType, cluster: distribution.Cluster) -> TrainingGraph:
+    """The training step of `config` in a graph of its own."""
+    with tf.Graph().as_default(), cluster.strategy.scope():
+        tf.compat.v1.set_random_seed(config.TRAIN.seed)
+        return build_training_graph(config, dtype, cluster)
 
 
 def _require_divisible(batch_size: int, replicas: int) -> None:

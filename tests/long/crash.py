@@ -23,7 +23,7 @@ from conftest import TINY, VGG_FILE
 
 from common.settings import make_config
 from tf1 import checkpoints
-from training import run
+from training import report, run
 
 SETTINGS = [*TINY, "TRAIN.n_epoch_d=1", "TRAIN.ema_decay=0.9"]
 # what ends a save by a crash: of no run and of none that follows
@@ -158,7 +158,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--faults", type=int, default=0, help="at most 100")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without-plots", action="store_true", help="they take a third of such a run")
     args = parser.parse_args()
+    if args.without_plots:
+        report.TrainingLog.plot = report.gallery.write_animation = lambda *_: None
     work = Path(tempfile.mkdtemp(prefix="srgan-crash-"))
     expected, seconds = undisturbed(work / "whole")
     if args.kills:

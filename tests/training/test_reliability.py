@@ -45,11 +45,17 @@ def stop_after_an_epoch(folder, cfg):
             run_training(folder, cfg)
 
 
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stopped")
+    stop_after_an_epoch(folder, tiny(*SHORT))
+    return folder
+
+
 @pytest.fixture
-def stopped(tmp_path):
+def stopped(stopped_run, tmp_path):
     """A run of SHORT in `tmp_path` that was stopped after its first epoch."""
-    stop_after_an_epoch(tmp_path, tiny(*SHORT))
-    return tmp_path
+    return Path(shutil.copytree(stopped_run, tmp_path, dirs_exist_ok=True))
 
 
 def run_log(folder):

@@ -124,11 +124,14 @@ def set_aside_run(checkpoint_dir: Path) -> None:
     found = [path for pattern in patterns for path in checkpoint_dir.glob(pattern)]
     if not found:
         return
-    if aside.exists():
-        shutil.rmtree(aside)
-    aside.mkdir()
-    for path in found:
-        os.replace(path, aside / path.name)
+    try:
+        if aside.exists():
+            shutil.rmtree(aside)
+        aside.mkdir()
+        for path in found:
+            os.replace(path, aside / path.name)
+    except OSError as error:
+        raise UserError(f"cannot move the run before to {aside}: {error.strerror or error}") from None
     log.info("The run before is now in %s", aside)
 
 

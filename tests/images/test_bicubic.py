@@ -6,6 +6,7 @@ from PIL import Image
 
 from images import bicubic
 
+HERE = Path(__file__).parent
 BENCHMARK = Path(__file__).resolve().parents[3] / "shared" / "data" / "benchmark"
 needs_benchmark = pytest.mark.skipif(not BENCHMARK.is_dir(), reason="needs the benchmark pictures")
 
@@ -14,6 +15,13 @@ def benchmark_pairs(name):
     for path in sorted((BENCHMARK / name / "HR").iterdir()):
         lr = BENCHMARK / name / "LR_bicubic_x4" / path.name
         yield path.stem, *(np.array(Image.open(file).convert("RGB")) for file in (path, lr))
+
+
+def test_a_picture_is_made_small_as_matlab_made_it():
+    """64 x 64 px of Set14's 'comic' and MATLAB's LR, but for the 2 px that saw what lay around them."""
+    hr, lr = (np.array(Image.open(HERE / f"matlab_{name}.png")) for name in ("hr", "lr"))
+    np.testing.assert_array_equal(bicubic.downsample(hr)[2:-2, 2:-2], lr[2:-2, 2:-2])
+    np.testing.assert_array_equal(run_graph(hr[None])[0, 2:-2, 2:-2], lr[2:-2, 2:-2])
 
 
 def noise(*shape, block=1):

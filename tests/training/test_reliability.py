@@ -1,5 +1,6 @@
 """What a run loses to faults of the disk, the pictures, the numbers and its users: nothing that is done."""
 
+import contextlib
 import shutil
 import signal
 import subprocess
@@ -141,6 +142,71 @@ def test_a_run_whose_state_cannot_be_saved_ends_and_keeps_the_state_before(stopp
         run_training(stopped, tiny(*SHORT))
     assert (stopped / "checkpoint/srgan_state.npz").read_bytes() == before
     assert "could not be saved" in run_log(stopped)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of its own of 1 MB, where this process may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("needs the right to mount a disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def fill(folder):
+    """Leaves no byte free."""
+    with open(folder / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1024))
+
+
+def test_a_disk_that_is_full_ends_the_run_and_loses_nothing(small_disk, short_run, monkeypatch):
+    full, real_epoch = [], run.Run._end_epoch
+
+    def end_epoch(run_, report):
+        if not full and run_.state.step == 6:
+            full.append(fill(small_disk))
+        real_epoch(run_, report)
+
+    monkeypatch.setattr(run.Run, "_end_epoch", end_epoch)
+    with pytest.raises(UserError, match=r"cannot write .*srgan_state.*No space left on device"):
+        run_training(small_disk, tiny(*SHORT))
+    assert checkpoints.read_meta(small_disk / "checkpoint/srgan_state.npz")["step"] == 3
+    with pytest.raises(UserError, match="No space left on device"):
+        run_training(small_disk, tiny(*SHORT))
+    (small_disk / "filler").unlink()
+    run_training(small_disk, tiny(*SHORT))
+    assert_same_bits(arrays_of(short_run), arrays_of(small_disk))
+
+
+def test_a_read_only_disk_is_refused_before_work_begins(small_disk):
+    stop_after_an_epoch(small_disk, tiny(*SHORT))
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(UserError, match=r"--checkpoint-dir.*Read-only file system"):
+        run_training(small_disk, tiny(*SHORT))
+    assert checkpoints.read_meta(small_disk / "checkpoint/srgan_state.npz")["step"] == 3
+
+
+def test_an_error_in_the_middle_of_a_step_keeps_the_state_before(tmp_path, monkeypatch):
+    """Some of the variables may be of the step, some of the one before."""
+    real_step = run.Run._step
+
+    def step(self, phase, bar):
+        if self.state.step == 2:
+            self.graph.steps[phase] = tf.debugging.Assert(False, ["boom"])
+        return real_step(self, phase, bar)
+
+    monkeypatch.setenv("GRAPH_OF_ITS_OWN", "1")
+    monkeypatch.setattr(run.Run, "_step", step)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="boom"):
+        run_training(tmp_path, tiny(*SHORT))
+    assert checkpoints.read_meta(tmp_path / "checkpoint/srgan_state.npz")["step"] == 0
+    assert "step 2: InvalidArgumentError" in run_log(tmp_path)
 
 
 def test_any_other_error_is_preceded_by_a_save(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """Time of a training step beside a PyTorch twin: same networks, weights, losses, batch and threads.
 
 python bench/train_step.py                    MSE and adversarial step, ours and the twin in turns
-python bench/train_step.py --growth           time and memory against patch size and batch
 python bench/train_step.py --input FOLDER     training from pictures on disk against one fixed batch
 """
 
@@ -27,19 +26,13 @@ TURN_STEPS = {PRETRAIN: 4, ADVERSARIAL: 2}  # steps of one turn
 # adversarial step would amplify rounding: Adam moves by the sign of gradients that are nearly zero
 CHECKED_STEPS = (ADVERSARIAL, PRETRAIN, PRETRAIN)
 TOLERANCE = 1e-3  # relative difference of losses in float32
-MATRIX_SIDE = 4096
 INPUT_TURN_STEPS = 60  # at most: a pass over the pictures if it is shorter
 
-GROWTH_PATCHES = (96, 192, 384)
-GROWTH_BATCHES = (4, 8, 16, 32)
-GROWTH_STEPS = 2
 
-
-def settings_of(precision: str, threads: int, patch_size: int = 96, batch_size: int = 16) -> list[str]:
+def settings_of(precision: str, threads: int) -> list[str]:
     """The full networks of the default recipe, VGG19 features at the patches' own size."""
     return [
-        f"TRAIN.hr_patch_size={patch_size}",
-        f"TRAIN.batch_size={batch_size}",
+        "TRAIN.hr_patch_size=96",
         "VGG.input_size=0",
         f"RUNTIME.precision={precision}",
         f"RUNTIME.intra_op_threads={threads}",
@@ -118,15 +111,6 @@ class Ours:
         lr = self.session.run(self.graph.t_image, {self.graph.t_target_image: self.hr})
         return checkpoints.fetch(self.session, variables), lr
 
-    def matmul_gflops(self) -> float:
-        import tensorflow as tf
-
-        with tf.Graph().as_default(), tf.compat.v1.Session(config=self.session._config) as session:
-            matrix = tf.Variable(tf.ones([MATRIX_SIDE] * 2, self.dtype))
-            product = tf.matmul(matrix, matrix).op
-            session.run(matrix.initializer)
-            return _matmul_gflops(lambda: session.run(product))
-
     def describe(self) -> tuple[str, str, bool]:
         """Device, TensorFlow's version, whether bfloat16 is worth while."""
         import tensorflow as tf
@@ -134,9 +118,6 @@ class Ours:
         from tf1 import runtime
 
         return runtime.describe_device(), tf.__version__, runtime.has_bfloat16()
-
-    def peak_mb(self) -> float:
-        return measure.peak_mb()
 
 
 class TwoRuns(Ours):
@@ -278,20 +259,8 @@ class Twin:
             self.step(phase)
         return counter.get_total_flops() / 1e9
 
-    def matmul_gflops(self) -> float:
-        dtype = getattr(self.torch, self.precision)
-        matrix = self.torch.ones([MATRIX_SIDE] * 2, dtype=dtype, device=self.device)
-        wait = self.torch.cuda.synchronize if self.device.type == "cuda" else lambda: None
-        return _matmul_gflops(lambda: (matrix @ matrix, wait()))
-
     def version(self) -> str:
         return self.torch.__version__
-
-
-def _matmul_gflops(product) -> float:
-    """GFLOP/s of the fastest of a few products of square matrices."""
-    product()
-    return 2e-9 * MATRIX_SIDE**3 / min(measure.seconds_per_call(product, 1) for _ in range(5))
 
 
 # --- Ours beside the twin -------------------------------------------------------------------------
@@ -344,12 +313,6 @@ def compare_in(precision: str, args: argparse.Namespace, two_runs: Contestant) -
     results = {}
     with contextlib.ExitStack() as stack:
         ours, twin = start_pair(precision, args.threads, stack)
-        peaks = {"TensorFlow": ours("matmul_gflops"), "PyTorch": twin("matmul_gflops")}
-        peak = max(peaks.values())
-        print(
-            f"\n{precision}: product of {MATRIX_SIDE} x {MATRIX_SIDE} matrices "
-            + ", ".join(f"{name} {gflops:,.0f} GFLOP/s" for name, gflops in peaks.items())
-        )
         for phase, title in PHASES.items():
             gflop, steps = twin("gflop", phase), args.steps or TURN_STEPS[phase]
             contestants = {"ours": ours, "PyTorch": twin}
@@ -366,55 +329,15 @@ def compare_in(precision: str, args: argparse.Namespace, two_runs: Contestant) -
             for name, seconds in times.items():
                 median = statistics.median(seconds)
                 line = f"  {name:16} {median:7.3f} s  {gflop / median:8,.0f} GFLOP/s"
-                if name != "two float32 runs":  # it does more, and at another peak
-                    line += f"  {gflop / median / peak:5.0%} of the product's"
                 if name != "ours":
                     ratios[name] = measure.ratio(times["ours"], seconds)
                     line += f"  ours / {name} {measure.describe_ratio(ratios[name])}"
                 print(line, flush=True)
             results[phase] = {"gflop": gflop, "seconds": times, "ratio": ratios}
-        results["matmul_gflops"] = peaks
     return results
 
 
-# --- Growth and input -----------------------------------------------------------------------------
-
-
-def growth(args: argparse.Namespace) -> list[dict]:
-    """Time per step and peak memory of our step as patches and batches grow, each in a new process."""
-    precision, rows = (args.precision or ["auto"])[0], []
-    print(f"{precision}, {args.threads} threads; ns per HR pixel is constant where cost is linear")
-    for phase, title in PHASES.items():
-        peaks = {}  # HR pixels -> MB
-        for patch_size in GROWTH_PATCHES:
-            for batch_size in GROWTH_BATCHES:
-                pixels = batch_size * patch_size**2
-                label = f"{title:16} {patch_size:4} px, batch {batch_size:3}"
-                expected_gb = _expected_mb(peaks, pixels) / 1024
-                if expected_gb > args.memory_gb:
-                    print(f"{label}: skipped, it would take about {expected_gb:.0f} GB", flush=True)
-                    continue
-                settings = settings_of(precision, args.threads, patch_size, batch_size)
-                with Contestant(Ours, settings) as ours:
-                    ours("seconds", phase, 1)  # warms up
-                    seconds, peak_mb = ours("seconds", phase, GROWTH_STEPS), ours("peak_mb")
-                peaks[pixels] = peak_mb
-                row = {"phase": phase, "patch_size": patch_size, "batch_size": batch_size}
-                rows.append({**row, "seconds": seconds, "peak_mb": peak_mb})
-                print(
-                    f"{label}: {seconds:8.3f} s"
-                    f"  {1e9 * seconds / pixels:7,.0f} ns per HR pixel  {peak_mb:6,.0f} MB",
-                    flush=True,
-                )
-    return rows
-
-
-def _expected_mb(peaks: dict[int, float], pixels: int) -> float:
-    """Peak memory on the line through the smallest and the largest size so far."""
-    if len(peaks) < 2:
-        return 0.0
-    (least, low), *_, (most, high) = sorted(peaks.items())
-    return low + (high - low) * (pixels - least) / (most - least)
+# --- Input --------------------------------------------------------------------------------------
 
 
 def compare_input(args: argparse.Namespace) -> dict:
@@ -447,17 +370,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=0, help="per turn; default: 4 MSE, 2 adversarial")
     parser.add_argument("--threads", type=int, default=measure.cores(), help="default: the cores")
-    parser.add_argument("--growth", action="store_true")
-    parser.add_argument("--memory-gb", type=float, default=12.0, help="--growth: the most a step may take")
     parser.add_argument("--input", metavar="FOLDER")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
     measure.use_threads(args.threads)
     results = {"machine": measure.describe_machine(), "threads": args.threads}
     print(results["machine"])
-    if args.growth:
-        results["growth"] = growth(args)
-    elif args.input:
+    if args.input:
         results["input"] = compare_input(args)
     else:
         results["steps"] = compare(args)

@@ -193,18 +193,23 @@ def _write_onnx_int8(path: Path, arrays: dict, arguments: dict) -> None:
             crop = next(self.left, None)
             return None if crop is None else {"input_image": crop[None]}
 
-    logging.getLogger().setLevel(logging.ERROR)  # its advice to preprocess
-    quantize_static(
-        model,
-        str(path),
-        Crops(),
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-        op_types_to_quantize=["Conv"],
-        nodes_to_exclude=[convolutions[0], convolutions[-1]],
-    )
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # its advice to preprocess
+    try:
+        quantize_static(
+            model,
+            str(path),
+            Crops(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            op_types_to_quantize=["Conv"],
+            nodes_to_exclude=[convolutions[0], convolutions[-1]],
+        )
+    finally:
+        root.setLevel(level)
 
 
 def _write_tflite(path: Path, arrays: dict, arguments: dict, half: bool = False) -> None:

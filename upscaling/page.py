@@ -34,6 +34,7 @@ log = logging.getLogger("srgan")
 PREVIEW_PX = 1600  # longest side of what the slider shows; the file to download is whole
 KEPT_SECONDS = 3600  # of uploads and results whose page was not closed
 EXAMPLE_PX = 128
+KEPT_UPSCALERS = 2  # each holds a session
 OURS = {"SRGAN: natural texture": "g_srgan.npz", "SRResNet: nearest on average": "g_srresnet.npz"}
 
 
@@ -50,16 +51,22 @@ class Page:
         self.weights = {name: checkpoints.pretrained(file) for name, file in OURS.items()}
         if chosen is not None and chosen not in self.weights.values():
             self.weights = {chosen.name: chosen, **self.weights}
+        self.upscalers: dict[tuple[str, float], Upscaler] = {}
         self.closed: set[str] = set()
         self.uploads: dict[str, set[Path]] = {}  # of each visitor
         self.one_at_a_time = threading.Lock()
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - a page lives as long as the program
     def upscaler(self, name: str, share: float) -> Upscaler:
-        """By weights of a name, blended with `share` of SRResNet's."""
-        other = checkpoints.pretrained(OURS["SRResNet: nearest on average"])
-        arrays, meta = load_generator(self.weights[name], [(str(other), share)] if share else [])
-        return Upscaler(arrays, meta["arguments"], self.settings, source=self.weights[name])
+        """By weights of a name, blended with `share` of SRResNet's; the last ones are kept."""
+        if (name, share) not in self.upscalers:
+            other = checkpoints.pretrained(OURS["SRResNet: nearest on average"])
+            arrays, meta = load_generator(self.weights[name], [(str(other), share)] if share else [])
+            if len(self.upscalers) == KEPT_UPSCALERS:
+                self.upscalers.pop(next(iter(self.upscalers))).close()
+            self.upscalers[name, share] = Upscaler(
+                arrays, meta["arguments"], self.settings, source=self.weights[name]
+            )
+        return self.upscalers[name, share]
 
     def of_visitor(self, visitor: str) -> Path:
         folder = self.folder / f"visitor-{visitor}"

@@ -126,6 +126,9 @@ class Upscaler:
         return self
 
     def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
         for stages in self._stages.values():
             stages.session.close()
 

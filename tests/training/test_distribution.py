@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +171,33 @@ def test_what_hosts_must_agree_on_has_names_and_no_paths():
     facts = continuation.facts(make_config(), {"pictures": "x", "device": "CPU"}, 2)
     assert facts["TRAIN.batch_size"] == "16" and facts["pictures"] == "x"
     assert not {"TRAIN.hr_img_path", "VALID.hr_img_path", "RUNTIME.xla", "VGG.weights"} & facts.keys()
+
+
+def test_a_host_that_differs_is_found_by_what_each_tells(session):
+    """Each host writes a row of a table, which is summed; all read the same sum."""
+    tables = []
+
+    def tell(host, facts):
+        cluster = SimpleNamespace(hosts=3, host=host, replicas=3, run=lambda function: [function()])
+        recorder = SimpleNamespace(run=lambda table: tables.append(session.run(table)) or 0 * tables[-1])
+        distribution.Cluster.require_agreement(cluster, recorder, facts)
+        return cluster
+
+    def agree(*facts):
+        tables.clear()
+        clusters = [tell(host, its) for host, its in enumerate(facts)]
+        summed = SimpleNamespace(run=lambda _: sum(tables))
+        for cluster, its in zip(clusters, facts):
+            distribution.Cluster.require_agreement(cluster, summed, its)
+
+    facts = {"TRAIN.seed": "0", "pictures": "abc"}
+    agree(facts, facts, facts)
+    with pytest.raises(UserError, match=r"host 2 differs from host 0 in pictures:"):
+        agree(facts, facts, {**facts, "pictures": "abd"})
+    with pytest.raises(UserError, match=r"host 1 differs from host 0 in TRAIN.seed, pictures:"):
+        agree(facts, {"TRAIN.seed": "1", "pictures": "x"}, facts)
+    with pytest.raises(UserError, match="host 1 runs another version"):
+        agree(facts, {**facts, "more": ""}, facts)
 
 
 # --- Two processes

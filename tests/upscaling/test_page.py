@@ -52,6 +52,16 @@ def test_own_weights_are_offered_first_and_may_be_blended(page):
     assert list(page.weights) == ["own.npz", *page_module.OURS]
 
 
+def test_sessions_of_weights_no_longer_in_use_are_closed(page):
+    page.weights |= dict.fromkeys("ab", page.weights["own.npz"])
+    first, second = (page.upscaler(name, 0.0) for name in ("own.npz", "a"))
+    assert page.upscaler("a", 0.0) is second
+    page.upscaler("b", 0.0)
+    assert second(picture(9, 14)).shape == (36, 56, 3)
+    with pytest.raises(RuntimeError, match="closed Session"):
+        first(picture(9, 14))
+
+
 def declared(side):
     """A PNG whose header says so and which holds nothing."""
     header = struct.pack(">I4sIIBBBBB", 13, b"IHDR", side, side, 8, 2, 0, 0, 0)

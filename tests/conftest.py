@@ -2,7 +2,6 @@
 
 import atexit
 import gc
-import json
 import os
 import shutil
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.settings import flatten
 from images import files
 from images.photos import validation_photo
 from main import tensorflow_start
@@ -62,6 +62,7 @@ TINY = (
 
 
 GRAPHS = {}
+NOT_OF_THE_GRAPH = ("hr_img_path", "lr_img_path", "weights", "n_epoch_init", "n_epoch_d", "save_every")
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,8 @@ def one_graph_of_the_same_settings(monkeypatch):
     def graph_of(config, dtype, cluster, build=run.new_graph):
         if cluster.replicas > 1 or os.environ.get("GRAPH_OF_ITS_OWN"):
             return build(config, dtype, cluster)
-        settings = json.dumps(config), dtype.name
+        named = flatten(config)
+        settings = dtype.name, *(pair for pair in named if not pair[0].endswith(NOT_OF_THE_GRAPH))
         if settings not in GRAPHS:
             GRAPHS[settings] = build(config, dtype, cluster)
             gc.freeze()  # or each collection would walk all graphs

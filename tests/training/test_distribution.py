@@ -268,6 +268,7 @@ def test_two_hosts_train_one_model_and_only_the_chief_writes(tmp_path):
             assert line_of_two[name] == pytest.approx(line[name], rel=1e-2), (name, line["step"])
 
 
+@pytest.mark.long
 def test_a_host_that_differs_is_refused_by_name(tmp_path):
     codes, said = Hosts(tmp_path, others=["TRAIN.seed=7"]).wait()
     assert codes == [2, 2]

@@ -293,7 +293,7 @@ def test_schedules_agree_until_their_rates_or_phases_differ():
 # --- Runs
 
 
-WHOLE = ("TRAIN.ema_decay=0.9", "TRAIN.n_epoch_d=1")
+WHOLE = ("TRAIN.ema_decay=0.9", "TRAIN.n_epoch_d=1", "TRAIN.warmup_steps=4")
 
 
 @pytest.fixture(scope="module")
@@ -319,11 +319,15 @@ def test_run_leaves_weights_samples_log_and_settings(whole_run):
         ("adversarial", 1, 12),
         ("adversarial", 2, 15),
     ]
+    cfg = tiny(*WHOLE)
+    plan = Schedule(cfg.TRAIN, steps_per_epoch=3)
+    assert [line["learning_rate"] for line in lines] == [
+        plan.learning_rate(step - 1) for step in (3, 6, 9, 12, 15)
+    ]
     alone = lines.pop(2)
     assert alone["d_loss"] > 0
     assert not {"mse_loss", "psnr_db"} & alone.keys()
     assert all(line["mse_loss"] > 0 and line["psnr_db"] > 0 for line in lines)
-    cfg = tiny(*WHOLE)
     for name, phase in (("g_srgan_init", "pretrain"), ("g_srgan", "adversarial")):
         arrays, meta = checkpoints.read_npz(checkpoint / f"{name}.npz")
         assert all(key.startswith("SRGAN_g/") for key in arrays)

@@ -516,10 +516,17 @@ def test_final_factors_out_of_range(refusal, factor):
         (["--mode=evaluate", "--format", "png"], "--format needs --input and --output"),
         (["--mode=evaluate", "--shard", "1/2"], "--shard needs --input and --output"),
         (["--mode=evaluate", "--restart"], "--restart belongs to --mode=srgan"),
+        (["--mode=export", "--format", "onnx"], "--mode=export needs --format FORMAT and --output DIR"),
+        (["--mode=export", "--output", "x"], "--mode=export needs --format FORMAT and --output DIR"),
+        (["--mode=export", "--format", "png", "--output", "x"], "--format png is none of savedmodel, onnx"),
     ],
 )
 def test_options_of_another_mode_are_not_ignored(refusal, options, sentence):
     assert refusal(*options).startswith(sentence)
+
+
+def test_a_whole_export_command_is_taken():
+    main.check(main.parse_arguments(["--mode=export", "--format", "onnx", "--output", "x"]))
 
 
 def start_main(*arguments, prefix="", **options):

@@ -35,6 +35,16 @@ def test_half_precision_arrays_are_read_as_float32(tmp_path):
     assert arrays["a"].dtype == np.float32 and arrays["a"] == 0.5
 
 
+@pytest.mark.parametrize("version", [(1, 0), (2, 0)])
+def test_both_versions_of_numpys_headers_are_read(tmp_path, version):
+    member = io.BytesIO()
+    np.lib.format.write_array(member, np.float32([3]), version)
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+        file.writestr("__meta__.npy", npy(np.array('{"format_version": 1}')))
+        file.writestr("a.npy", member.getvalue())
+    assert checkpoints.read_npz(tmp_path / "x.npz")[0]["a"] == 3
+
+
 def test_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
     path = tmp_path / "x.npz"
     checkpoints.write_npz(path, ARRAYS, {"step": 1})

@@ -343,6 +343,14 @@ def test_run_leaves_weights_samples_log_and_settings(whole_run):
     assert read_rgb(whole_run / "samples/learning_curve.png").std() > 1
 
 
+def test_a_line_of_the_log_has_the_means_of_its_steps(tmp_path):
+    settings = ("TRAIN.n_epoch=0", "TRAIN.lr_decay_init=1")
+    run_training(tmp_path / "a", tiny(*settings, "TRAIN.n_epoch_init=1", "TRAIN.steps_per_epoch=3"))
+    run_training(tmp_path / "b", tiny(*settings, "TRAIN.n_epoch_init=3", "TRAIN.steps_per_epoch=1"))
+    [whole], steps = log_lines(tmp_path / "a"), log_lines(tmp_path / "b")
+    assert whole["mse_loss"] == pytest.approx(np.mean([line["mse_loss"] for line in steps]), rel=1e-6)
+
+
 def test_weights_for_users_are_the_moving_average_where_there_is_one(whole_run):
     state, _ = checkpoints.read_npz(whole_run / "checkpoint/srgan_state.npz")
     weights, _ = checkpoints.read_npz(whole_run / "checkpoint/g_srgan.npz")

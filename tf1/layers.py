@@ -188,32 +188,37 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
         self.is_train = is_train
 
     def forward(self, inputs):
-        if self.is_train and tf.distribute.get_strategy().num_replicas_in_sync > 1:
-            outputs = self._normalise_over_replicas(inputs)
-            return self.act(outputs) if self.act else outputs
-        empty = tf.zeros([0])
-        outputs, self._batch_mean, self._batch_var, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=self.gamma,
-            offset=self.beta,
-            mean=empty if self.is_train else self.moving_mean,
-            variance=empty if self.is_train else self.moving_var,
-            epsilon=self.epsilon,
-            is_training=self.is_train,
-        )
+        if not self.is_train:
+            # not the fused one: joined to a convolution, it makes oneDNN ten times slower without AVX-512
+            outputs = self._normalise(tf.cast(inputs, tf.float32), self.moving_mean, self.moving_var)
+        elif tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            outputs = self._normalise_over_replicas(tf.cast(inputs, tf.float32))
+        else:
+            empty = tf.zeros([0])
+            outputs, self._batch_mean, self._batch_var, *_ = tf.raw_ops.FusedBatchNormV3(
+                x=inputs,
+                scale=self.gamma,
+                offset=self.beta,
+                mean=empty,
+                variance=empty,
+                epsilon=self.epsilon,
+            )
+        outputs = tf.cast(outputs, inputs.dtype)
         return self.act(outputs) if self.act else outputs
 
-    def _normalise_over_replicas(self, inputs):
-        values = tf.cast(inputs, tf.float32)
+    def _normalise(self, values, mean, variance):
+        return tf.nn.batch_normalization(values, mean, variance, self.beta, self.gamma, self.epsilon)
+
+    def _normalise_over_replicas(self, values):
         mean, variance = tf.nn.moments(values, [0, 1, 2])
         mean, square = tf.unstack(mean_of_replicas(tf.stack([mean, variance + mean**2])))
         variance = tf.nn.relu(square - mean**2)
-        outputs = tf.nn.batch_normalization(values, mean, variance, self.beta, self.gamma, self.epsilon)
+        outputs = self._normalise(values, mean, variance)
         count = (
             tf.cast(tf.size(values[..., 0]), tf.float32) * tf.distribute.get_strategy().num_replicas_in_sync
         )
         self._batch_mean, self._batch_var = mean, variance * count / (count - 1)  # as the fused one has it
-        return tf.cast(outputs, inputs.dtype)
+        return outputs
 
     def moving_average_updates(self) -> list[tf.Operation]:
         assert self.is_train, "moving averages move in training only"

@@ -2,18 +2,36 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from common.settings import make_config
 from images import bicubic, metrics
 from images.photos import validation_photo
+from model import SRGAN_d
 from tf1 import checkpoints
+from training import preparation
 from upscaling.upscaler import Upscaler, load_generator
 
-FILES = sorted(checkpoints.PRETRAINED_DIR.glob("*.npz"))
+FILES = sorted(checkpoints.PRETRAINED_DIR.glob("g_*.npz"))
 
 
 def test_there_are_weights_of_both_phases():
     assert [file.name for file in FILES] == ["g_srgan.npz", "g_srresnet.npz"]
+
+
+def test_recipe_cpu_can_go_on_with_the_shipped_pair():
+    names = {"init_weights": "g_srgan.npz", "init_weights_d": "d_srgan.npz"}
+    paths = {f"TRAIN.{key}": checkpoints.PRETRAINED_DIR / name for key, name in names.items()}
+    config = make_config("cpu", settings=[f"{key}={path}" for key, path in paths.items()])
+    arrays = preparation.init_weights(config)
+    with tf.Graph().as_default():
+        discriminator = SRGAN_d(tf.zeros([1, 96, 96, 3]), **config.MODEL.discriminator)[0]
+    shapes = {param.op.name: tuple(param.shape) for param in discriminator.all_params}
+    assert {name: arrays[name].shape for name in arrays if name.startswith("SRGAN_d/")} == shapes
+    assert checkpoints.is_finite(arrays) and arrays["SRGAN_d/h0/c/filters"].dtype == np.float32
+    meta = checkpoints.read_meta(paths["TRAIN.init_weights_d"])
+    assert meta["step"] == checkpoints.read_meta(paths["TRAIN.init_weights"])["step"]
+    assert paths["TRAIN.init_weights_d"].stat().st_size < 25e6
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

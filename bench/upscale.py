@@ -20,7 +20,7 @@ from measure import Contestant, Missing
 
 from common.settings import make_config
 
-BIG = 1080, 1920
+SIZE, BIG = (180, 320), (1080, 1920)
 TOLERANCE = 1  # levels of 255 that float32 results may differ by
 EXPORTS = ("savedmodel", "onnx", "onnx-float16", "onnx-int8", "tflite", "tflite-float16")
 
@@ -204,11 +204,11 @@ def compare(args: argparse.Namespace, ours: Contestant, precisions: list[str]) -
                 except RuntimeError as error:  # of a converter that is not installed
                     sizes[format] = None
                     print(f"no {format}: {str(error).splitlines()[-1]}")
-            files = (folder, format) if format else ()
             if format and sizes[format] is None:
                 continue
+            files = (folder, format) if format else ()
             try:
-                one = Contestant(engine, precision, args.threads, args.size, *files)
+                one = Contestant(engine, precision, args.threads, SIZE, *files)
             except Missing as missing:
                 print(f"{label}: skipped, {missing} is not installed")
                 continue
@@ -250,7 +250,7 @@ def compare_big(args: argparse.Namespace, precisions: list[str]) -> dict:
     for precision in precisions:
         with contextlib.ExitStack() as stack:
             turns, peaks = {}, {}
-            for size in (args.size, BIG):
+            for size in (SIZE, BIG):
                 one = stack.enter_context(Contestant(Ours, precision, args.threads, size))
                 one("seconds", 1)  # warms up
                 peaks[size] = one("peak_mb")
@@ -258,7 +258,7 @@ def compare_big(args: argparse.Namespace, precisions: list[str]) -> dict:
                 times = max(1, int(BIG[0] * BIG[1] / 1e6 / megapixels / 4))  # turns of a similar length
                 turns[size] = lambda one=one, times=times, mp=megapixels: one("seconds", times) / mp
             seconds = measure.take_turns(turns, args.rounds)
-        ratio = measure.ratio(seconds[BIG], seconds[args.size])
+        ratio = measure.ratio(seconds[BIG], seconds[SIZE])
         for size, values in seconds.items():
             print(
                 f"{precision:9} {size[1]:5} x {size[0]:<5} {statistics.median(values):7.2f} s per megapixel"
@@ -284,10 +284,9 @@ def main() -> None:
     parser.add_argument("--big", action="store_true")
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args()
-    args.size = (180, 320)
     measure.use_threads(args.threads)
 
-    with Contestant(Ours, "float32", args.threads, args.size) as ours:
+    with Contestant(Ours, "float32", args.threads, SIZE) as ours:
         device, has_bfloat16 = ours("describe")
         precisions = ["float32", "bfloat16"][: 1 + has_bfloat16]
         results = {"machine": measure.describe_machine(), "device": device, "threads": args.threads}
@@ -295,7 +294,7 @@ def main() -> None:
         if args.big:
             results["big"] = compare_big(args, precisions)
         else:
-            print(f"x4 of a {args.size[0]} x {args.size[1]} picture, {args.rounds} rounds of {args.pictures}")
+            print(f"x4 of a {SIZE[0]} x {SIZE[1]} picture, {args.rounds} rounds of {args.pictures}")
             results |= compare(args, ours, precisions)
     measure.write_json(args.json, results)
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from common.settings import flatten, make_config
 from images.files import read_rgb
 from model import SRGAN_g
 from tf1 import checkpoints
-from training import run
 
 GENERATOR = {**make_config().MODEL.generator, "num_blocks": 1, "num_filters": 4}
 TINY_ARGUMENTS = [argument for setting in TINY for argument in ("--set", setting)]
@@ -68,26 +66,6 @@ def evaluation_refusal(refusal, tmp_path):
         return message
 
     return run
-
-
-@pytest.fixture
-def quick_graph(monkeypatch):
-    """Stands in for the training graph, which takes seconds, where no step will be run."""
-
-    def build(config, dtype):
-        pictures = tf.compat.v1.placeholder(tf.uint8, [None, None, None, 3])
-        net = SRGAN_g(tf.cast(pictures, tf.float32), **config.MODEL.generator)
-        return SimpleNamespace(
-            t_target_image=pictures,
-            g_params=net.all_params,
-            vgg_params=[],
-            lr_v=tf.compat.v1.get_variable("learning_rate", initializer=0.0),
-            d_lr_v=tf.compat.v1.get_variable("d_learning_rate", initializer=0.0),
-            steps={"pretrain": []},
-            losses={"pretrain": {}},
-        )
-
-    monkeypatch.setattr(run, "build_training_graph", build)
 
 
 def write_picture(path, height=20, width=24):
@@ -205,7 +183,7 @@ def test_training_picture_that_is_no_picture(training_refusal, tmp_path):
     assert "photos/bad.jpg" in training_refusal("TRAIN.hr_img_path=photos")
 
 
-def test_training_picture_that_is_cut_off(training_refusal, tmp_path, quick_graph):
+def test_training_picture_that_is_cut_off(training_refusal, tmp_path):
     path = write_picture(tmp_path / "photos" / "bad.jpg", 200, 200)
     path.write_bytes(path.read_bytes()[:5000])  # its header is whole: found out in mid-training
     assert "photos/bad.jpg" in training_refusal("TRAIN.hr_img_path=photos")
@@ -359,7 +337,7 @@ def test_weights_that_are_a_folder_a_picture_or_an_npy(evaluation_refusal, tmp_p
         assert name in evaluation_refusal(name)
 
 
-def test_missing_weights_to_start_training_from(training_refusal, quick_graph):
+def test_missing_weights_to_start_training_from(training_refusal):
     assert "absent_g.npz" in training_refusal("TRAIN.init_weights=absent_g.npz")
 
 
@@ -420,7 +398,7 @@ def test_samples_folder_that_cannot_be_written(refusal, tmp_path):
     assert "file/samples" in message
 
 
-def test_checkpoint_folder_that_cannot_be_written(training_refusal, tmp_path, quick_graph):
+def test_checkpoint_folder_that_cannot_be_written(training_refusal, tmp_path):
     (tmp_path / "file").touch()
     message = training_refusal(options=["--checkpoint-dir", "file/checkpoint"])
     assert "--checkpoint-dir" in message and "file/checkpoint" in message
@@ -454,7 +432,7 @@ def test_training_options_and_evaluation_options_do_not_mix(refusal):
 # --- Runs -----------------------------------------------------------------------------------------
 
 
-def test_run_is_not_continued_with_other_settings(training_refusal, tmp_path, quick_graph):
+def test_run_is_not_continued_with_other_settings(training_refusal, tmp_path):
     config = make_config(settings=TINY)
     state = tmp_path / "checkpoint" / "srgan_state.npz"
     meta = {"step": 3, "sums": {}, "vgg_features": "conv1_1", "config": config}

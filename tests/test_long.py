@@ -13,8 +13,8 @@ LONG = Path(__file__).parent / "long"
     ("arguments", "words"),
     [
         (
-            ["crash.py", "--kills", "10", "--faults", "1", "--without-plots", "--seed", "1"],
-            ["10 kills in", "1 failed writes"],
+            ["crash.py", "--kills", "10", "--faults", "2", "--without-plots", "--seed", "1"],
+            ["10 kills in", "2 failed writes"],
         ),
         (["fuzz.py", "--files", "400", "--seed", "1"], ["400 files"]),
     ],

@@ -176,8 +176,7 @@ def real_weights():
 
 def test_features_of_a_photo_by_real_weights_are_those_of_keras(real_weights):
     picture = validation_photo()[40:136, 180:276]
-    path = real_weights
-    flat = read_weights(path, "conv3_4")
+    flat = read_weights(real_weights, "conv3_4")
     weights = {
         name: (flat[f"VGG19/{name}/filters"], flat[f"VGG19/{name}/biases"]) for name in conv_names("conv3_4")
     }

@@ -58,15 +58,15 @@ class Page:
 
     def upscaler(self, name: str, share: float) -> Upscaler:
         """By weights of a name, blended with `share` of SRResNet's; the last ones are kept."""
-        if (name, share) not in self.upscalers:
+        upscaler = self.upscalers.pop((name, share), None)
+        if upscaler is None:
             other = checkpoints.pretrained(OURS["SRResNet: nearest on average"])
             arrays, meta = load_generator(self.weights[name], [(str(other), share)] if share else [])
             if len(self.upscalers) == KEPT_UPSCALERS:
                 self.upscalers.pop(next(iter(self.upscalers))).close()
-            self.upscalers[name, share] = Upscaler(
-                arrays, meta["arguments"], self.settings, source=self.weights[name]
-            )
-        return self.upscalers[name, share]
+            upscaler = Upscaler(arrays, meta["arguments"], self.settings, source=self.weights[name])
+        self.upscalers[name, share] = upscaler  # as the one used last
+        return upscaler
 
     def of_visitor(self, visitor: str) -> Path:
         folder = self.folder / f"visitor-{visitor}"

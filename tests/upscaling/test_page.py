@@ -54,8 +54,8 @@ def test_own_weights_are_offered_first_and_may_be_blended(page):
 
 def test_sessions_of_weights_no_longer_in_use_are_closed(page):
     page.weights |= dict.fromkeys("ab", page.weights["own.npz"])
-    first, second = (page.upscaler(name, 0.0) for name in ("own.npz", "a"))
-    assert page.upscaler("a", 0.0) is second
+    second, first = (page.upscaler(name, 0.0) for name in ("own.npz", "a"))
+    assert page.upscaler("own.npz", 0.0) is second  # which is now the one used last
     page.upscaler("b", 0.0)
     assert second(picture(9, 14)).shape == (36, 56, 3)
     with pytest.raises(RuntimeError, match="closed Session"):

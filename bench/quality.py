@@ -5,6 +5,7 @@ python bench/quality.py Set5 sample --vgg FILE --weights a/g_srgan.npz b/g_srgan
 A set is a folder as of `--mode=benchmark`, or 'sample': the embedded photographs. Means over its pictures:
 
 colour      the largest difference of a channel's mean from HR's, of all pictures, levels
+black       mean level where HR is black, which tanh draws badly (`black`)
 grid        the upsampling's checkerboard where HR is plain, levels (`grid`), and HR's own
 sharpness   mean absolute gradient of Y, as a share of HR's
 VGG         squared difference of VGG19's conv1_2, conv2_2 and conv3_4, each position's features scaled
@@ -19,13 +20,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import warnings
 from pathlib import Path
 
 import measure
 import numpy as np
 from PIL import Image
 from scipy.io import loadmat
-from scipy.ndimage import gaussian_filter, uniform_filter
+from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter
 from scipy.special import gamma
 
 from common.errors import UserError
@@ -52,6 +54,15 @@ def read_set(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
 def colour_shift(a: np.ndarray, b: np.ndarray) -> float:
     """Two uint8 [h, w, 3] pictures -> the largest difference of a channel's means, levels of 255."""
     return float(np.abs(a.mean((0, 1)) - b.mean((0, 1))).max())
+
+
+def black(sr: np.ndarray, hr: np.ndarray) -> float:
+    """Two uint8 [h, w, 3] pictures -> the largest channel's mean where HR is black, levels; NaN if nowhere.
+
+    Black: nothing within 4 px is above 3 levels. A colour shift there is lost in the means of a picture.
+    """
+    places = maximum_filter(hr.max(-1), 9) <= 3
+    return float(sr[places].mean(0).max()) if places.any() else math.nan
 
 
 def sharpness(a: np.ndarray, b: np.ndarray) -> float:
@@ -235,6 +246,7 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
                         metrics.psnr_y(sr, hr),
                         metrics.ssim_y(sr, hr),
                         colour_shift(sr, hr),
+                        black(sr, hr),
                         grid(sr, hr),
                         grid(hr, hr),
                         sharpness(sr, hr),
@@ -244,11 +256,14 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
                         fine_power(sr, hr),
                     )
                 )
-            means = np.nanmean(rows, axis=0)  # NaN where a picture has no plain area
-            psnr, ssim, _, of_sr, of_hr, sharp, of_vgg, natural, natural_hr, fine = means
+            with warnings.catch_warnings():  # NaN where a picture has no plain or black area, or none has
+                warnings.simplefilter("ignore", RuntimeWarning)
+                means = np.nanmean(rows, axis=0)
+            psnr, ssim, _, of_black, of_sr, of_hr, sharp, of_vgg, natural, natural_hr, fine = means
             colour = max(row[2] for row in rows)
             print(
                 f"  {Path(name).name:8} {psnr:6.2f} dB  SSIM {ssim:.4f}  colour {colour:.1f}  "
+                f"black {of_black:.1f}  "
                 f"grid {of_sr:.2f} (HR {of_hr:.2f})  sharpness {sharp:.2f}  VGG {of_vgg:.4f}  "
                 f"NIQE {natural:.1f} (HR {natural_hr:.1f})  fine power {fine:.2f}",
                 flush=True,

@@ -22,6 +22,17 @@ def test_colour_shift_is_of_the_worst_channel():
     assert quality.colour_shift(a, b) == quality.colour_shift(b, a) == 2.0
 
 
+def test_black_is_looked_for_where_hr_is_black_all_around():
+    hr = flat(200)
+    hr[:, :12] = 3
+    sr = hr.copy()
+    sr[:, 8:] += 50  # what lies within 4 px of the bright half does not count
+    assert quality.black(sr, hr) == 3.0
+    sr[:, 4:8, 2] += 20  # a tint in half of what does
+    assert quality.black(sr, hr) == 13.0
+    assert math.isnan(quality.black(sr, flat(4)))
+
+
 def test_sharpness_is_the_share_of_the_gradient():
     ramp = np.repeat(np.arange(0, 48, 2, dtype=np.uint8)[:, None, None], 3, 2) + flat(0)
     steep = 2 * ramp

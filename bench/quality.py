@@ -5,7 +5,7 @@ python bench/quality.py Set5 sample --vgg FILE --weights a/g_srgan.npz b/g_srgan
 A set is a folder as of `--mode=benchmark`, or 'sample': the embedded photographs. Means over its pictures:
 
 colour      the largest difference of a channel's mean from HR's, of all pictures, levels
-black       mean level where HR is black, which tanh draws badly (`black`)
+black       mean level where HR is black, where tanh is flat (`black`); nan: nowhere
 grid        the upsampling's checkerboard where HR is plain, levels (`grid`), and HR's own
 sharpness   mean absolute gradient of Y, as a share of HR's
 VGG         squared difference of VGG19's conv1_2, conv2_2 and conv3_4, each position's features scaled

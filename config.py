@@ -61,6 +61,7 @@ config.MODEL.discriminator.convs = (  # (kernel, stride, filters)
 )
 config.MODEL.discriminator.residual = (128, 128)  # filters of the last residual block; (): none
 config.MODEL.discriminator.dense = ()  # units of hidden dense layers
+config.MODEL.discriminator.patch_gan = False  # judge each place of the last convolution, not the whole patch
 
 config.LOSS = edict()
 config.LOSS.mse = 1.0  # factor of the pixel loss in the adversarial phase

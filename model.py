@@ -118,10 +118,14 @@ def SRGAN_d(
     convs: tuple = DISCRIMINATOR.convs,
     residual: tuple = DISCRIMINATOR.residual,
     dense: tuple = DISCRIMINATOR.dense,
+    patch_gan: bool = DISCRIMINATOR.patch_gan,
     init: str = "normal",
     dtype: tf.DType = tf.float32,
 ) -> tuple[Network, tf.Tensor]:
-    """[N, p, p, 3] in [-1, 1] -> (network, logits [N, 1]); `network.outputs` is their sigmoid.
+    """[N, p, p, 3] in [-1, 1] -> (network, logits [M, 1]); `network.outputs` is their sigmoid.
+
+    M is N, a logit per picture; with patch_gan N times the places that the convolutions leave, each
+    judged by what it sees (Isola et al. 2017, section 3.2.2).
 
     convs: (kernel, stride, filters) in order, batch norm from the second on; residual: filters of the
     1x1 and 3x3 convolutions of a last residual block, () for none; dense: units of hidden dense
@@ -153,7 +157,10 @@ def SRGAN_d(
             conv_norm(residual[1], 3, 1, ("res/c2", "res/bn2"), lrelu)
             conv_norm(trunk_filters, 3, 1, ("res/c3", "res/bn3"), None)
             net.add(Add(act=lrelu, name="res/add"), [trunk, net.outputs])
-        net.add(Flatten(name="ho/flatten"))
+        if patch_gan:
+            net.outputs = tf.reshape(net.outputs, [-1, net.outputs.shape[-1]])
+        else:
+            net.add(Flatten(name="ho/flatten"))
         for i, units in enumerate(dense):
             net.add(Dense(units, act=lrelu, W_init=weights, name=f"ho/dense_{i}"))
         logits = net.add(Dense(1, W_init=weights, name="ho/dense"))

@@ -109,6 +109,19 @@ def test_discriminator_output_is_the_sigmoid_of_its_logits(session):
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits)), rtol=1e-6)
 
 
+def test_a_patch_gan_judges_each_place_by_what_it_sees_as_a_discriminator_of_that_alone_would(session):
+    shape = {"convs": ((3, 2, 4), (3, 2, 4)), "residual": (), "dense": (5,), "init": "fan_in"}
+    images = pictures((2, 16, 16, 3))
+    _, logits = SRGAN_d(tf.constant(images), is_train=False, patch_gan=True, **shape)
+    # padding of even sides is at the right and the bottom alone, so the first place of a part sees none
+    part = tf.constant(images[:, 4:12, 4:12])
+    _, alone = SRGAN_d(part, is_train=False, reuse=True, patch_gan=True, **shape)
+    initialize(session)
+    logits, alone = session.run([logits, alone])
+    assert logits.shape == (2 * 4 * 4, 1) and np.ptp(logits) > 0
+    np.testing.assert_allclose(logits.reshape(2, 4, 4)[:, 1, 1], alone.reshape(2, 2, 2)[:, 0, 0], rtol=1e-5)
+
+
 def test_reuse_adds_no_variable_and_shares_weights(session):
     images = tf.constant(pictures((2, 8, 8, 3)))
     first = SRGAN_g(images, num_blocks=1, num_filters=4)

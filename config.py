@@ -144,7 +144,7 @@ RECIPES = {
             (3, 2, 512),
         ),
         "MODEL.discriminator.residual": (),
-        "MODEL.discriminator.dense": (256,),
+        "MODEL.discriminator.patch_gan": True,
         "LOSS.mse": 0.05,
         "LOSS.vgg": 1e-7,
         "LOSS.means": 8.0,

@@ -7,6 +7,7 @@ A set is a folder as of `--mode=benchmark`, or 'sample': the embedded photograph
 colour      the largest difference of a channel's mean from HR's, of all pictures, levels
 black       mean level where HR is black, where tanh is flat (`black`); nan: nowhere
 grid        the upsampling's checkerboard where HR is plain, levels (`grid`), and HR's own
+outlines    dots, ripples and halos where HR is plain beside an edge, levels (`outlines`), and HR's own
 sharpness   mean absolute gradient of Y, as a share of HR's
 VGG         squared difference of VGG19's conv1_2, conv2_2 and conv3_4, each position's features scaled
             to unit length (Zhang et al. 2018, without their learned weights); less is nearer to HR
@@ -93,6 +94,22 @@ def grid(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
     hidden = windows(hr.astype(np.float64)).var((2, 5)).mean((1, 3, 4))
     strength = windows(detail).mean((1, 4)).std((1, 3)).mean(-1)
     return float(strength[hidden < 2**2].mean()) if (hidden < 2**2).any() else math.nan
+
+
+def outlines(sr: np.ndarray, hr: np.ndarray) -> float:
+    """Two uint8 [h, w, 3] pictures -> how uneven `sr` is where HR is plain beside an edge, levels.
+
+    The mean standard deviation of Y in 5 x 5 px, where HR's own is below 2 levels, and above 16 somewhere within
+    8 px; NaN if that is nowhere. An edge at another place than HR's counts as well.
+    """
+
+    def deviation(rgb):
+        y = metrics.to_y(rgb)
+        return np.sqrt(np.maximum(uniform_filter(y**2, 5) - uniform_filter(y, 5) ** 2, 0))
+
+    of_hr = deviation(hr)
+    places = (of_hr < 2) & (maximum_filter(of_hr, 17) > 16)
+    return float(deviation(sr)[places].mean()) if places.any() else math.nan
 
 
 def fine_power(sr: np.ndarray, hr: np.ndarray) -> float:
@@ -249,6 +266,8 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
                         black(sr, hr),
                         grid(sr, hr),
                         grid(hr, hr),
+                        outlines(sr, hr),
+                        outlines(hr, hr),
                         sharpness(sr, hr),
                         distance(sr, hr),
                         niqe_of(sr),
@@ -259,12 +278,13 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
             with warnings.catch_warnings():  # NaN where a picture has no plain or black area, or none has
                 warnings.simplefilter("ignore", RuntimeWarning)
                 means = np.nanmean(rows, axis=0)
-            psnr, ssim, _, of_black, of_sr, of_hr, sharp, of_vgg, natural, natural_hr, fine = means
+            psnr, ssim, _, of_black, of_sr, of_hr, uneven, uneven_hr, sharp, of_vgg, *of_all = means
+            natural, natural_hr, fine = of_all
             colour = max(row[2] for row in rows)
             print(
                 f"  {Path(name).name:8} {psnr:6.2f} dB  SSIM {ssim:.4f}  colour {colour:.1f}  "
                 f"black {of_black:.1f}  "
-                f"grid {of_sr:.2f} (HR {of_hr:.2f})  sharpness {sharp:.2f}  VGG {of_vgg:.4f}  "
+                f"grid {of_sr:.2f} (HR {of_hr:.2f})  outlines {uneven:.2f} (HR {uneven_hr:.2f})  sharpness {sharp:.2f}  VGG {of_vgg:.4f}  "
                 f"NIQE {natural:.1f} (HR {natural_hr:.1f})  fine power {fine:.2f}",
                 flush=True,
             )

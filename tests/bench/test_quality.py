@@ -88,6 +88,20 @@ def test_fits_of_known_distributions():
     assert (shape, below, above) == pytest.approx((1, 3, 3), abs=0.1)
 
 
+def test_outlines_are_what_hr_has_not_beside_its_edges():
+    hr = flat(100, 64)
+    hr[:, :20] = 200  # windows of 5 px around columns 18 to 21 hold the edge: 10 to 17 and 22 to 29 are beside
+    assert quality.outlines(hr, hr) == 0.0
+    sr = hr.copy()
+    sr[:, 34:] += 50 * (np.indices((64, 30)).sum(0) % 2)[..., None].astype(np.uint8)  # too far away
+    assert quality.outlines(sr, hr) == 0.0
+    ripple = hr.copy()
+    ripple[:, 27] += 10  # in a fifth of the windows around columns 25 to 29; Y has 219 levels
+    expected = 5 / 16 * 10 * math.sqrt(0.2 * 0.8) * 219 / 255
+    assert quality.outlines(ripple, hr) == pytest.approx(expected)
+    assert math.isnan(quality.outlines(sr, flat(100, 64)))
+
+
 def test_fine_power_is_the_share_of_the_finest_octave():
     x = np.indices((64, 64))[1]
     wave = {cycles: np.cos(2 * np.pi * cycles * x) for cycles in (0.1, 0.3)}

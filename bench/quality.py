@@ -99,8 +99,8 @@ def grid(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
 def outlines(sr: np.ndarray, hr: np.ndarray) -> float:
     """Two uint8 [h, w, 3] pictures -> how uneven `sr` is where HR is plain beside an edge, levels.
 
-    The mean standard deviation of Y in 5 x 5 px, where HR's own is below 2 levels, and above 16 somewhere within
-    8 px; NaN if that is nowhere. An edge at another place than HR's counts as well.
+    The mean standard deviation of Y in 5 x 5 px, where HR's own is below 2 levels, and above 16 somewhere
+    within 8 px; NaN if that is nowhere. An edge at another place than HR's counts as well.
     """
 
     def deviation(rgb):
@@ -284,7 +284,8 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
             print(
                 f"  {Path(name).name:8} {psnr:6.2f} dB  SSIM {ssim:.4f}  colour {colour:.1f}  "
                 f"black {of_black:.1f}  "
-                f"grid {of_sr:.2f} (HR {of_hr:.2f})  outlines {uneven:.2f} (HR {uneven_hr:.2f})  sharpness {sharp:.2f}  VGG {of_vgg:.4f}  "
+                f"grid {of_sr:.2f} (HR {of_hr:.2f})  outlines {uneven:.2f} (HR {uneven_hr:.2f})  "
+                f"sharpness {sharp:.2f}  VGG {of_vgg:.4f}  "
                 f"NIQE {natural:.1f} (HR {natural_hr:.1f})  fine power {fine:.2f}",
                 flush=True,
             )

@@ -90,7 +90,7 @@ def test_fits_of_known_distributions():
 
 def test_outlines_are_what_hr_has_not_beside_its_edges():
     hr = flat(100, 64)
-    hr[:, :20] = 200  # windows of 5 px around columns 18 to 21 hold the edge: 10 to 17 and 22 to 29 are beside
+    hr[:, :20] = 200  # 5 px around columns 18 to 21 hold the edge: 10 to 17 and 22 to 29 are beside
     assert quality.outlines(hr, hr) == 0.0
     sr = hr.copy()
     sr[:, 34:] += 50 * (np.indices((64, 30)).sum(0) % 2)[..., None].astype(np.uint8)  # too far away

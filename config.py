@@ -67,6 +67,7 @@ config.LOSS = edict()
 config.LOSS.mse = 1.0  # factor of the pixel loss in the adversarial phase
 config.LOSS.vgg = 2e-6  # factor of the VGG19 feature loss
 config.LOSS.means = 0.0  # factor of the errors of local means; 20 keeps colours, and no checkerboard
+config.LOSS.excess = 0.0  # factor of detail where HR has none: dots and outlines along edges
 config.LOSS.adversarial = 1e-3  # factor of -log D(G(lr))
 
 config.VGG = edict()
@@ -148,6 +149,7 @@ RECIPES = {
         "LOSS.mse": 0.05,
         "LOSS.vgg": 1e-7,
         "LOSS.means": 8.0,
+        "LOSS.excess": 0.2,
         "LOSS.adversarial": 3e-3,
         "VGG.layer": "conv3_4",
         "VGG.before_relu": True,

@@ -158,6 +158,10 @@ def training_step(t_image, t_target_image, lr_v, global_step, config, dtype: tf.
         means_loss = config.LOSS.means * losses.means_loss(net_g.outputs, t_target_image, bicubic.SCALE)
         g_losses["means_loss"] = means_loss
         g_loss += means_loss
+    if config.LOSS.excess:
+        excess_loss = config.LOSS.excess * losses.excess_loss(net_g.outputs, t_target_image)
+        g_losses["excess_loss"] = excess_loss
+        g_loss += excess_loss
     g_optim, g_finite = _minimize(adam(lr_v, beta1, name="g_optim"), g_loss, g_vars, global_step)
     g_optim = tf.group(g_optim, *g_updates)
     steps[ADVERSARIAL], finite[ADVERSARIAL] = g_optim, [d_finite, g_finite]

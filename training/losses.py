@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from tf1.layers import tl
 
-PLAIN = (2 / 127.5) ** 2  # variance within cells at which `means_loss` takes HR for half plain: of 2 levels
+PLAIN = (2 / 127.5) ** 2  # variance that is hardly seen: of 2 levels
+SLACK = 4.0  # variance of SR as a multiple of HR's that is free: twice the deviation
 PLACES = 40.0  # a checkerboard to be seen, of a level, is small beside what detail leaves in the cells' means
 
 
@@ -30,7 +31,7 @@ def means_loss(sr: tf.Tensor, hr: tf.Tensor, scale: int) -> tf.Tensor:
 
     Of scale x scale cells, which LR shows: this holds colours. And of each place in a cell, less the cell's
     mean, over 4 x 4 cells in which HR is plain: this holds a checkerboard in step with the upsampling,
-    which is seen there.
+    which is seen there. A variance of `PLAIN` within HR's cells is half plain.
     """
 
     def split(x):
@@ -44,6 +45,22 @@ def means_loss(sr: tf.Tensor, hr: tf.Tensor, scale: int) -> tf.Tensor:
     variance = tf.reduce_mean(tf.nn.avg_pool2d(detail**2, 4, 4, "SAME"), -1, keepdims=True)
     plain = PLAIN / (PLAIN + variance)
     return tf.reduce_mean(cell_errors**2) + PLACES * tf.reduce_mean(plain * place_errors**2)
+
+
+def excess_loss(sr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
+    """How much [N, h, w, 3] pictures in [-1, 1] vary where HR varies less: dots and outlines along edges.
+
+    The mean of log((variance of SR + `PLAIN`) / (`SLACK` times HR's + `PLAIN`)) where that is above zero.
+    Variances are in 5 x 5 px around each pixel, the mean of the channels': texture is free, wherever its
+    bright and dark pixels are, if HR has as much of it there. Not from a paper.
+    """
+
+    def variance(x):
+        local = tf.nn.avg_pool2d(x**2, 5, 1, "SAME") - tf.nn.avg_pool2d(x, 5, 1, "SAME") ** 2
+        return tf.reduce_mean(tf.maximum(local, 0.0), -1)
+
+    excess = tf.math.log((variance(sr) + PLAIN) / (SLACK * variance(hr) + PLAIN))
+    return tf.reduce_mean(tf.nn.relu(excess))
 
 
 def adversarial_loss(fake_logits: tf.Tensor) -> tf.Tensor:

@@ -31,6 +31,7 @@ EVERYTHING = (
     "TRAIN.ema_decay=0.9",
     "VGG.share=0.5",
     "LOSS.means=10",
+    "LOSS.excess=0.1",
     "TRAIN.n_epoch_d=1",
 )
 

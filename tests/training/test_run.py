@@ -75,7 +75,7 @@ def test_vgg19_sees_pictures_in_0_to_1(monkeypatch):
 
 
 def test_one_run_step_equals_the_two_runs_of_the_note():
-    cfg = tiny("LOSS.mse=0.5", "LOSS.means=10.0")
+    cfg = tiny("LOSS.mse=0.5", "LOSS.means=10.0", "LOSS.excess=0.2")
     steps = 4
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         tf.compat.v1.set_random_seed(0)
@@ -101,8 +101,9 @@ def test_one_run_step_equals_the_two_runs_of_the_note():
         d_loss = losses.real_loss(logits_real) + losses.fake_loss(logits_fake)
         mse_loss, vgg_loss = (parts.losses[ADVERSARIAL][name] for name in ("mse_loss", "vgg_loss"))
         means_loss = losses.means_loss(net_g.outputs, t_target, 4)
+        excess_loss = losses.excess_loss(net_g.outputs, t_target)
         gan_loss = 1e-3 * losses.adversarial_loss(logits_fake)
-        g_loss = 0.5 * mse_loss + vgg_loss + 10.0 * means_loss + gan_loss
+        g_loss = 0.5 * mse_loss + vgg_loss + 10.0 * means_loss + 0.2 * excess_loss + gan_loss
         g_vars = [p for p in net_g.all_params if "moving" not in p.op.name]
         d_vars = [p for p in net_d.all_params if "moving" not in p.op.name]
         adam, beta1 = tf.compat.v1.train.AdamOptimizer, cfg.TRAIN.beta1
@@ -214,6 +215,43 @@ def test_means_loss_equals_the_formula_written_out(session):
     places = (place_errors**2 * losses.PLAIN / (losses.PLAIN + variance)).mean()
     loss = session.run(losses.means_loss(tf.constant(hr + errors), hr, 4))
     assert loss == pytest.approx((cell_errors**2).mean() + losses.PLACES * places)
+
+
+def test_excess_loss_sees_dots_where_hr_is_plain_and_no_texture_where_hr_has_some(session):
+    stripes = 0.1 * (-1.0) ** np.indices((32, 32)).sum(0)[None, :, :, None] * np.ones(3)
+    plain = np.zeros_like(stripes)
+    dot = plain.copy()
+    dot[:, 16, 16, 1] = 0.1
+    at_dot, elsewhere, weaker, stronger, shifted, too_strong = session.run(
+        [
+            losses.excess_loss(tf.constant(sr), tf.constant(hr))
+            for sr, hr in (
+                (dot, plain),
+                (plain, dot),
+                (0.5 * stripes, stripes),
+                (0.99 * np.sqrt(losses.SLACK) * stripes, stripes),
+                (-stripes, stripes),
+                (4 * stripes, stripes),
+            )
+        ]
+    )
+    variance = 0.1**2 * (1 / 25 - 1 / 25**2) / 3  # in each of the 25 windows that hold it
+    assert at_dot == pytest.approx(25 / 32**2 * np.log(1 + variance / losses.PLAIN))
+    assert elsewhere == weaker == stronger == shifted == 0.0
+    assert too_strong > 1
+
+
+def test_excess_loss_equals_the_formula_written_out(session):
+    random = np.random.default_rng(0)
+    hr, sr = (scale * random.standard_normal([2, 9, 12, 3]) for scale in (0.02, 0.04))
+    logs = []
+    for row, column in np.ndindex(9, 12):
+        window = np.s_[:, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
+        of_sr, of_hr = (picture[window].var((1, 2)).mean(-1) for picture in (sr, hr))
+        logs.append(np.log((of_sr + losses.PLAIN) / (losses.SLACK * of_hr + losses.PLAIN)))
+    assert np.min(logs) < 0 < np.max(logs)
+    loss = session.run(losses.excess_loss(tf.constant(sr), tf.constant(hr)))
+    assert loss == pytest.approx(np.maximum(logs, 0).mean())
 
 
 def test_moving_average_of_the_weights_is_between_start_and_end(session):

@@ -129,7 +129,7 @@ RECIPES = {
         "TRAIN.steps_per_epoch": 100,
         "TRAIN.n_epoch_init": 0,
         "TRAIN.n_epoch_d": 3,
-        "TRAIN.n_epoch": 400,
+        "TRAIN.n_epoch": 600,
         "TRAIN.lr_decay": 1.0,  # falling, it lets the discriminator win
         "TRAIN.save_every": 5,
         "TRAIN.warmup_steps": 50,

@@ -132,7 +132,7 @@ def SRGAN_d(
     layers. The paper's network is convs 3x3, no residual, dense (1024,) (Ledig et al. 2017, fig. 4).
     """
     assert input_images.shape.rank == 4 and input_images.shape[-1] == 3, input_images.shape
-    assert input_images.shape[1:3].is_fully_defined(), "the dense layer needs a fixed patch size"
+    assert patch_gan or input_images.shape[1:3].is_fully_defined(), "dense layers need a fixed patch size"
     weights = INITIALISERS[init]
 
     def lrelu(x):

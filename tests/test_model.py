@@ -122,6 +122,15 @@ def test_a_patch_gan_judges_each_place_by_what_it_sees_as_a_discriminator_of_tha
     np.testing.assert_allclose(logits.reshape(2, 4, 4)[:, 1, 1], alone.reshape(2, 2, 2)[:, 0, 0], rtol=1e-5)
 
 
+def test_a_patch_gan_takes_patches_of_any_size(session):
+    images = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
+    shape = {"convs": ((3, 2, 4), (3, 2, 4)), "residual": (), "dense": (), "init": "fan_in"}
+    _, logits = SRGAN_d(images, is_train=False, patch_gan=True, **shape)
+    initialize(session)
+    assert session.run(logits, {images: pictures((2, 16, 24, 3))}).shape == (2 * 4 * 6, 1)
+    assert session.run(logits, {images: pictures((1, 8, 8, 3))}).shape == (2 * 2, 1)
+
+
 def test_reuse_adds_no_variable_and_shares_weights(session):
     images = tf.constant(pictures((2, 8, 8, 3)))
     first = SRGAN_g(images, num_blocks=1, num_filters=4)

@@ -1,4 +1,4 @@
-"""What a run leaves at the end of an epoch: weights, samples, a line in the log, warnings."""
+"""What a run leaves at the end of an epoch or at a stop: weights, samples, a line in the log, warnings."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Report:
             with self._tolerated("no sample pictures"):
                 line["psnr_db"] = self.sampler.sample(phase, epoch + 1, weights)
             with self._tolerated("no weights"):
-                state.save_weights(phase, epoch + 1, weights, line.get("psnr_db"))
+                state.save_weights(phase, weights, line.get("psnr_db"), epoch + 1)
                 self.owed = False
         with self._tolerated("no line in the log"):
             self.log.write(line, steps, schedule.phase_end(phase) - state.step)
@@ -78,13 +78,21 @@ class Report:
                 gallery.write_index(self.sampler.samples_dir, line)
         self._watch_discriminator(line)
 
+    def write_weights(self) -> None:
+        """Of the step at which the run is stopped, in the middle of an epoch or not, to be used at once."""
+        state = self.state
+        phase = state.schedule.position(max(0, state.step - 1))[0]
+        if state.step and phase != DISCRIMINATOR and not state.has_weights_of_now(phase):
+            with self._tolerated("no weights", "the state has them"):
+                state.save_weights(phase, state.weights_for_use())
+
     @contextlib.contextmanager
-    def _tolerated(self, loss: str):
+    def _tolerated(self, loss: str, comfort: str = "training goes on"):
         try:
             yield
         except (UserError, OSError, MemoryError, ValueError, tf.errors.OpError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self.state.say(f"WARNING: {loss} of step {self.state.step} ({reason}); training goes on")
+            self.state.say(f"WARNING: {loss} of step {self.state.step} ({reason}); {comfort}")
 
     def _watch_discriminator(self, line: dict) -> None:
         if line["phase"] == PRETRAIN or "d_loss" not in line:

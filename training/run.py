@@ -145,6 +145,8 @@ class Run:
                         self._end_epoch(report)
                     if self._is_asked_to_stop() and not self.state.has_gone_wrong:
                         self.state.save()
+                        if report:
+                            report.write_weights()
                         but = ", without --restart" if self.restarted else ""
                         self.state.say(f"Stopped and saved; the same command continues{but}")
                         raise SystemExit(128 + self.stop)

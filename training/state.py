@@ -132,8 +132,13 @@ class RunState:
         except UserError:
             return False
 
-    def save_weights(self, phase: str, epoch: int, weights: dict, psnr_db: float | None) -> None:
-        """Writes the weights for users: the generator's, and in the adversarial phase D's too."""
+    def save_weights(
+        self, phase: str, weights: dict, psnr_db: float | None = None, epoch: int | None = None
+    ) -> None:
+        """Writes the weights for users: the generator's, and in the adversarial phase D's too.
+
+        psnr_db: of the validation picture, if measured; epoch: the one that ends here, if one does.
+        """
         if self.has_gone_wrong or not checkpoints.is_finite(weights):
             raise UserError("its last steps are not finite")
         meta = {**self._meta(), "network": "SRGAN_g", "arguments": self.config.MODEL.generator}
@@ -141,7 +146,7 @@ class RunState:
         path = self.folder / WEIGHTS_FILES[phase]
         paths = [path]
         keep = self.config.TRAIN.keep_weights
-        if keep and epoch % keep == 0:
+        if keep and epoch and epoch % keep == 0:
             paths.append(path.with_stem(f"{path.stem}_{epoch}"))
         best = path.with_stem(f"{path.stem}_best")
         if psnr_db is not None and psnr_db > _psnr_of(best):

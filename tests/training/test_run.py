@@ -456,6 +456,19 @@ def test_stopped_and_continued_run_ends_with_the_same_bits(whole_run, tmp_path, 
     assert logs[0] == logs[1]
 
 
+def test_a_stop_leaves_the_weights_of_its_step_and_no_numbered_ones(tmp_path, run_until):
+    cfg = tiny("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=2", "TRAIN.save_every=100", "TRAIN.keep_weights=1")
+    folder = tmp_path / "checkpoint"
+    for stop_after, file in ((2, "g_srgan_init.npz"), (5, "g_srgan.npz"), (8, "g_srgan.npz")):
+        run_until(cfg, stop_after)
+        state, _ = checkpoints.read_npz(folder / "srgan_state.npz")
+        for path in (folder / file, *([folder / "d_srgan.npz"] if stop_after > 3 else [])):
+            weights, meta = checkpoints.read_npz(path)
+            assert meta["step"] == stop_after
+            assert_same_bits(weights, {name: state[name] for name in weights})
+    assert sorted(path.name for path in folder.glob("g_*_1.npz")) == ["g_srgan_init_1.npz"]
+
+
 @pytest.fixture(scope="module")
 def pretrained_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")

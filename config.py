@@ -67,7 +67,7 @@ config.LOSS = edict()
 config.LOSS.mse = 1.0  # factor of the pixel loss in the adversarial phase
 config.LOSS.vgg = 2e-6  # factor of the VGG19 feature loss
 config.LOSS.means = 0.0  # factor of the errors of local means; 20 keeps colours, and no checkerboard
-config.LOSS.excess = 0.0  # factor of detail where HR has none: dots and outlines along edges
+config.LOSS.excess = 0.0  # factor of detail beyond twice HR's; 0.2 keeps dots and outlines off edges
 config.LOSS.adversarial = 1e-3  # factor of -log D(G(lr))
 
 config.VGG = edict()
@@ -133,7 +133,7 @@ RECIPES = {
         "TRAIN.lr_decay": 1.0,  # falling, it lets the discriminator win
         "TRAIN.save_every": 5,
         "TRAIN.warmup_steps": 50,
-        "TRAIN.ema_decay": 0.9998,  # the networks chase each other: the mean of 5,000 steps is better than any
+        "TRAIN.ema_decay": 0.9998,  # the networks chase each other: an average is better than a save
         "MODEL.discriminator.convs": (  # the paper's: it sees single pixels
             (3, 1, 64),
             (3, 2, 64),

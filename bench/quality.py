@@ -99,8 +99,9 @@ def grid(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
 def outlines(sr: np.ndarray, hr: np.ndarray) -> float:
     """Two uint8 [h, w, 3] pictures -> how uneven `sr` is where HR is plain beside an edge, levels.
 
-    The mean standard deviation of Y in 5 x 5 px, where HR's own is below 2 levels, and above 16 somewhere
-    within 8 px; NaN if that is nowhere. An edge at another place than HR's counts as well.
+    The mean standard deviation of Y in 5 x 5 px, where HR's own is below 2 levels (of 219), and above 16
+    somewhere within 8 px; NaN if that is nowhere. An edge that is softer than HR's, or at another place,
+    counts as well. HR's own value is the aim: below it plain places are smoother than they should be.
     """
 
     def deviation(rgb):

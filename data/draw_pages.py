@@ -2,9 +2,10 @@
 
 python data/draw_pages.py data/my_pictures/pages 120
 
-Photographs hold few letters and few flat colours, and a network that saw nothing else sets dots and ripples
-along them (docs/diary.md). About one page for nine photographs is enough. Page 5 is always the same page 5;
-the fonts are those that come with matplotlib.
+Photographs hold few letters and few flat colours, and an SRGAN that saw nothing else sets dots and ripples
+along them. A page for nine photographs is enough, with `LOSS.excess` as in the recipe `cpu` (docs/diary.md).
+A number is the same page each time, with the same Pillow and the same fonts, which are matplotlib's. Pages
+that are there are left as they are.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def any_colour(rng: random.Random) -> tuple[int, int, int]:
 
 
 def other_colour(rng: random.Random, ground: tuple[int, int, int]) -> tuple[int, int, int]:
-    """One that can be read on the ground: more than 70 levels from it in a channel."""
+    """One that is more than 70 levels from the ground in a channel."""
     while True:
         colour = any_colour(rng)
         if max(abs(a - b) for a, b in zip(colour, ground)) > 70:
@@ -120,6 +121,16 @@ def fonts() -> list[str]:
     return [str(path) for path in found if "Display" not in path.name]
 
 
+def save(page: Image.Image, path: Path) -> None:
+    """Whole or not at all."""
+    part = path.with_suffix(".tmp")
+    try:
+        page.save(part, "PNG")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path, help="where page_000.png, page_001.png, ... are written")
@@ -127,15 +138,17 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.count < 1:
         parser.error(f"count: one page at least, not {arguments.count}")
+    paths = [arguments.folder / f"page_{number:03}.png" for number in range(arguments.count)]
+    lacking = [(number, path) for number, path in enumerate(paths) if not path.exists()]
     try:
         arguments.folder.mkdir(parents=True, exist_ok=True)
-        for number in range(arguments.count):
-            with (arguments.folder / f"page_{number:03}.png").open("xb") as file:
-                draw_page(number).save(file, "PNG")
-    except FileExistsError as error:
-        parser.error(f"{error.filename} exists; name another folder")
+        for number, path in lacking:
+            save(draw_page(number), path)
     except OSError as error:
-        parser.error(str(error))
+        parser.error(f"no pages can be written to {arguments.folder}: {error.strerror}")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    print(f"{arguments.folder}: {len(paths)} pages, {len(lacking)} of them new")
 
 
 if __name__ == "__main__":

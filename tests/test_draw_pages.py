@@ -1,4 +1,4 @@
-"""Drawn pages to train with: the same each time, flat with clear edges, never written over what is there."""
+"""Drawn pages to train with: the same each time, flat with clear edges, written whole, never over others."""
 
 import random
 import sys
@@ -6,7 +6,7 @@ import sys
 import draw_pages
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 NUMBERS = range(6)
 
@@ -29,7 +29,36 @@ def test_pages_are_flat_but_for_clear_edges(pages):
         assert (steps > 70).mean() > 0.005
 
 
-def test_what_is_drawn_can_be_read_on_its_ground():
+GROUND = (250, 250, 250)
+
+
+def drawn(draw) -> np.ndarray:
+    """A panel of 200 x 120 px with one kind of thing on it."""
+    panel = Image.new("RGB", (200 * draw_pages.FINE, 120 * draw_pages.FINE), GROUND)
+    draw(random.Random(1), ImageDraw.Draw(panel), GROUND, 200, 120)
+    return np.asarray(panel.resize((200, 120), Image.Resampling.BOX)).astype(int)
+
+
+@pytest.mark.parametrize("draw", [draw_pages.draw_text, draw_pages.draw_lines, draw_pages.draw_shapes])
+def test_each_kind_marks_its_ground_clearly_with_smooth_edges_and_leaves_some_of_it(draw):
+    distance = np.abs(drawn(draw) - GROUND).max(axis=2)
+    assert (distance > 70).mean() > 0.01
+    assert (distance == 0).mean() > 0.1
+    assert ((distance > 0) & (distance < 70)).mean() > 0.002  # between the two, at edges
+
+
+def test_text_is_of_letters_in_several_fonts(monkeypatch):
+    used = set()
+    truetype = draw_pages.ImageFont.truetype
+    monkeypatch.setattr(
+        draw_pages.ImageFont, "truetype", lambda file, size: used.add(file) or truetype(file, size)
+    )
+    monkeypatch.setattr(draw_pages, "word", lambda rng: "")
+    assert np.array_equal(drawn(draw_pages.draw_text), np.full((120, 200, 3), 250))
+    assert len(used) > 2
+
+
+def test_colours_are_far_from_their_ground():
     rng = random.Random(0)
     for _ in range(200):
         ground = draw_pages.any_colour(rng)
@@ -42,17 +71,33 @@ def draw(monkeypatch, *arguments):
     draw_pages.main()
 
 
-def test_a_folder_is_made_and_nothing_in_it_is_written_over(tmp_path, monkeypatch, capsys):
+def test_pages_that_are_there_are_left_and_the_others_are_drawn(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "a" / "pages"
-    draw(monkeypatch, folder, 1)
-    with Image.open(folder / "page_000.png") as page:
-        assert page.tobytes() == draw_pages.draw_page(0).tobytes()
-    (folder / "page_000.png").write_bytes(b"mine")
+    folder.mkdir(parents=True)
+    (folder / "page_001.png").write_bytes(b"mine")
+    draw(monkeypatch, folder, 3)
+    assert "3 pages, 2 of them new" in capsys.readouterr().out
+    assert (folder / "page_001.png").read_bytes() == b"mine"
+    for number in (0, 2):
+        with Image.open(folder / f"page_00{number}.png") as page:
+            assert page.tobytes() == draw_pages.draw_page(number).tobytes()
+    assert len(list(folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left"), 2)])
+def test_a_stop_or_a_full_disk_leaves_whole_pages_only(error, code, tmp_path, monkeypatch, capsys):
+    def failing_save(page, path, *rest, saved=Image.Image.save):
+        saved(page, path, *rest)
+        if "001" in path.name:
+            path.write_bytes(path.read_bytes()[:100])
+            raise error
+
+    monkeypatch.setattr(Image.Image, "save", failing_save)
     with pytest.raises(SystemExit) as stopped:
-        draw(monkeypatch, folder, 2)
-    assert stopped.value.code == 2
-    assert "page_000.png exists" in capsys.readouterr().err
-    assert (folder / "page_000.png").read_bytes() == b"mine"
+        draw(monkeypatch, tmp_path, 3)
+    assert stopped.value.code == code
+    assert [path.name for path in tmp_path.iterdir()] == ["page_000.png"]
+    assert ("No space left" in capsys.readouterr().err) == (code == 2)
 
 
 @pytest.mark.parametrize("count", ["0", "-3", "many"])

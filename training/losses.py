@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tf1.layers import tl
 
-PLAIN = (2 / 127.5) ** 2  # variance that is hardly seen: of 2 levels
+PLAIN = (2 / 127.5) ** 2  # variance that is hardly seen: a deviation of 2 levels
 SLACK = 4.0  # variance of SR as a multiple of HR's that is free: twice the deviation
 PLACES = 40.0  # a checkerboard to be seen, of a level, is small beside what detail leaves in the cells' means
 
@@ -48,11 +48,12 @@ def means_loss(sr: tf.Tensor, hr: tf.Tensor, scale: int) -> tf.Tensor:
 
 
 def excess_loss(sr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
-    """How much [N, h, w, 3] pictures in [-1, 1] vary where HR varies less: dots and outlines along edges.
+    """How much [N, h, w, 3] pictures in [-1, 1] vary where HR varies far less: dots, outlines along edges.
 
-    The mean of log((variance of SR + `PLAIN`) / (`SLACK` times HR's + `PLAIN`)) where that is above zero.
-    Variances are in 5 x 5 px around each pixel, the mean of the channels': texture is free, wherever its
-    bright and dark pixels are, if HR has as much of it there. Not from a paper.
+    The mean over all pixels of log((variance of SR + `PLAIN`) / (`SLACK` times HR's + `PLAIN`)), zero where
+    that is negative: texture is free up to twice HR's deviation, wherever its bright and dark pixels are.
+    A logarithm, so that faint ripples count beside strong ones. Variances are in 5 x 5 px around each pixel,
+    the mean of the channels'. Not from a paper.
     """
 
     def variance(x):

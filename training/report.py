@@ -79,10 +79,14 @@ class Report:
         self._watch_discriminator(line)
 
     def write_weights(self) -> None:
-        """Of the step at which the run is stopped, in the middle of an epoch or not, to be used at once."""
-        state = self.state
-        phase = state.schedule.position(max(0, state.step - 1))[0]
-        if state.step and phase != DISCRIMINATOR and not state.has_weights_of_now(phase):
+        """Of the step at which the run is stopped, to be used at once.
+
+        At an epoch's end `write` has left them, or owes them, and what comes with them, to the next start.
+        """
+        state, schedule = self.state, self.state.schedule
+        phase = schedule.position(max(0, state.step - 1))[0]
+        is_written = schedule.position(state.step)[2] == 0 and schedule.leaves_weights(state.step)
+        if state.step and phase != DISCRIMINATOR and not is_written:
             with self._tolerated("no weights", "the state has them"):
                 state.save_weights(phase, state.weights_for_use())
 

@@ -102,6 +102,15 @@ def test_outlines_are_what_hr_has_not_beside_its_edges():
     assert math.isnan(quality.outlines(sr, flat(100, 64)))
 
 
+@pytest.mark.parametrize(("grain", "step", "counts"), [(4, 50, True), (6, 50, False), (4, 30, False)])
+def test_outlines_are_looked_for_where_hr_is_plain_beside_a_strong_edge(grain, step, counts):
+    """HR's deviations, of 255 levels: half of `grain` all over, nearly half of `step` at the edge."""
+    hr = flat(100, 64)
+    hr[:, :20] += np.uint8(step)
+    hr += (grain * (np.indices((64, 64)).sum(0) % 2)[..., None]).astype(np.uint8)
+    assert math.isnan(quality.outlines(hr, hr)) != counts
+
+
 def test_fine_power_is_the_share_of_the_finest_octave():
     x = np.indices((64, 64))[1]
     wave = {cycles: np.cos(2 * np.pi * cycles * x) for cycles in (0.1, 0.3)}

@@ -469,6 +469,23 @@ def test_a_stop_leaves_the_weights_of_its_step_and_no_numbered_ones(tmp_path, ru
     assert sorted(path.name for path in folder.glob("g_*_1.npz")) == ["g_srgan_init_1.npz"]
 
 
+def test_a_stop_leaves_weights_that_an_epoch_owes_to_the_next_start(tmp_path, run_until, monkeypatch):
+    cfg = tiny("TRAIN.n_epoch=0", "TRAIN.save_every=1", "TRAIN.keep_weights=1")
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(run.RunState, "save_weights", refuse)
+        full.setattr(
+            run.Report, "write_weights", lambda *_, real=run.Report.write_weights: full.undo() or real(*_)
+        )
+        run_until(cfg, 3)
+    assert not list((tmp_path / "checkpoint").glob("g_srgan_init*"))
+    run_training(tmp_path, cfg)
+    assert (tmp_path / "checkpoint/g_srgan_init_1.npz").exists()
+
+
 @pytest.fixture(scope="module")
 def pretrained_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pretrained")

@@ -14,10 +14,15 @@ import argparse
 import colorsys
 import random
 import string
+import sys
 from pathlib import Path
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the program's modules
+from common.errors import UserError
+from common.files import atomic
 
 SIDE = 480  # px of a page
 FINE = 4  # it is drawn so many times larger, for smooth edges
@@ -121,16 +126,6 @@ def fonts() -> list[str]:
     return [str(path) for path in found if "Display" not in path.name]
 
 
-def save(page: Image.Image, path: Path) -> None:
-    """Whole or not at all."""
-    part = path.with_suffix(".tmp")
-    try:
-        page.save(part, "PNG")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path, help="where page_000.png, page_001.png, ... are written")
@@ -141,11 +136,11 @@ def main() -> None:
     paths = [arguments.folder / f"page_{number:03}.png" for number in range(arguments.count)]
     lacking = [(number, path) for number, path in enumerate(paths) if not path.exists()]
     try:
-        arguments.folder.mkdir(parents=True, exist_ok=True)
         for number, path in lacking:
-            save(draw_page(number), path)
-    except OSError as error:
-        parser.error(f"no pages can be written to {arguments.folder}: {error.strerror}")
+            with atomic(path) as part:
+                draw_page(number).save(part)
+    except UserError as error:
+        parser.error(str(error))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     print(f"{arguments.folder}: {len(paths)} pages, {len(lacking)} of them new")

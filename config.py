@@ -13,6 +13,7 @@ config.TRAIN.max_bad_images = 0.01  # share of the pictures that may be unreadab
 config.TRAIN.hr_patch_size = 384  # side of the HR patches in px, a multiple of 4; LR is a quarter
 config.TRAIN.augment = True  # random flips and quarter turns
 config.TRAIN.exposures = 0.0  # share of patches made so dark or bright that parts clip; 0.2 keeps black black
+config.TRAIN.degradation = "bicubic"  # how LR is made: 'bicubic', or 'photo': blur, resizing, noise, JPEG
 config.TRAIN.seed = 0  # of the initial weights and of the data's order
 config.TRAIN.batch_size = 16
 config.TRAIN.steps_per_epoch = 0  # 0: one pass over the pictures
@@ -87,6 +88,17 @@ config.RUNTIME.deterministic = False  # the same bits on a GPU too, slower; a CP
 config.RUNTIME.saver = False  # also keep a tf.compat.v1.train.Saver checkpoint
 config.RUNTIME.memory_mb = 0  # memory for upscaling; 0: a quarter of the machine's, at most 2000
 
+PAPER_CONVS = (  # Ledig et al. 2017, fig. 4; its first layer sees single pixels
+    (3, 1, 64),
+    (3, 2, 64),
+    (3, 1, 128),
+    (3, 2, 128),
+    (3, 1, 256),
+    (3, 2, 256),
+    (3, 1, 512),
+    (3, 2, 512),
+)
+
 RECIPES = {
     "tensorlayer": {},
     # Ledig et al. 2017, sections 2 and 3.2: an epoch is 1,000 steps here, whatever the data
@@ -101,16 +113,7 @@ RECIPES = {
         "MODEL.generator.last_kernel": 9,
         "MODEL.generator.activation": "prelu",
         "MODEL.generator.output_activation": "linear",
-        "MODEL.discriminator.convs": (
-            (3, 1, 64),
-            (3, 2, 64),
-            (3, 1, 128),
-            (3, 2, 128),
-            (3, 1, 256),
-            (3, 2, 256),
-            (3, 1, 512),
-            (3, 2, 512),
-        ),
+        "MODEL.discriminator.convs": PAPER_CONVS,
         "MODEL.discriminator.residual": (),
         "MODEL.discriminator.dense": (1024,),
         "LOSS.mse": 0.0,
@@ -134,16 +137,36 @@ RECIPES = {
         "TRAIN.save_every": 5,
         "TRAIN.warmup_steps": 50,
         "TRAIN.ema_decay": 0.9998,  # the networks chase each other: an average is better than a save
-        "MODEL.discriminator.convs": (  # the paper's: it sees single pixels
-            (3, 1, 64),
-            (3, 2, 64),
-            (3, 1, 128),
-            (3, 2, 128),
-            (3, 1, 256),
-            (3, 2, 256),
-            (3, 1, 512),
-            (3, 2, 512),
-        ),
+        "MODEL.discriminator.convs": PAPER_CONVS,
+        "MODEL.discriminator.residual": (),
+        "MODEL.discriminator.patch_gan": True,
+        "LOSS.mse": 0.05,
+        "LOSS.vgg": 1e-7,
+        "LOSS.means": 8.0,
+        "LOSS.excess": 0.2,
+        "LOSS.adversarial": 3e-3,
+        "VGG.layer": "conv3_4",
+        "VGG.before_relu": True,
+        "VGG.share": 0.5,
+        "VGG.input_size": 0,
+    },
+    # images as people have them: JPEG, blur, noise. MSE from the program's own SRResNet, then adversarial
+    "photo": {
+        "TRAIN.degradation": "photo",
+        "TRAIN.init": "fan_in",
+        "TRAIN.init_weights": "pretrained",
+        "TRAIN.hr_patch_size": 128,  # JPEG's blocks are 32 px of HR
+        "TRAIN.batch_size": 8,
+        "TRAIN.steps_per_epoch": 100,
+        "TRAIN.n_epoch_init": 60,
+        "TRAIN.lr_decay_init": 1.0,
+        "TRAIN.n_epoch_d": 3,
+        "TRAIN.n_epoch": 600,
+        "TRAIN.lr_decay": 1.0,
+        "TRAIN.save_every": 5,
+        "TRAIN.warmup_steps": 50,
+        "TRAIN.ema_decay": 0.9995,
+        "MODEL.discriminator.convs": PAPER_CONVS,
         "MODEL.discriminator.residual": (),
         "MODEL.discriminator.patch_gan": True,
         "LOSS.mse": 0.05,

@@ -42,7 +42,7 @@ def settings_of(precision: str, threads: int) -> list[str]:
 def fixed_batch(config) -> np.ndarray:
     """uint8 [N, p, p, 3]: crops of the embedded photographs."""
     patches = training.dataset.Dataset("sample", patch_size=config.TRAIN.hr_patch_size, batch_size=1, seed=0)
-    return patches.fixed_patches(config.TRAIN.batch_size)
+    return patches.fixed_patches(config.TRAIN.batch_size)[1]
 
 
 # --- The contestants, each in its own process -----------------------------------------------------
@@ -100,7 +100,7 @@ class Ours:
         started = time.perf_counter()
         with contextlib.closing(dataset.batches(data_pass)) as batches:
             for _ in range(steps):
-                self.run(PRETRAIN, next(batches))
+                self.run(PRETRAIN, *next(batches)[::-1])
         return (time.perf_counter() - started) / steps, steps
 
     def weights(self) -> tuple[dict[str, np.ndarray], np.ndarray]:

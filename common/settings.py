@@ -19,6 +19,7 @@ CHOICES = {
     "TRAIN.lr_schedule": ("step", "cosine"),
     "MODEL.generator.activation": ("relu", "prelu"),
     "MODEL.generator.output_activation": ("tanh", "linear"),
+    "TRAIN.degradation": ("bicubic", "photo"),
     "TRAIN.init": ("normal", "fan_in"),
     "VGG.on_missing": ("stop", "random"),
     "RUNTIME.precision": ("auto", "float32", "bfloat16"),

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import UserError
-from images import files, photos
+from images import bicubic, files, photos
 from images.listing import list_pictures
+from training import degradation as degrading
 
 # One crop for each square of so many patch sides of a picture: few enough to differ, and enough to make
 # decoding cheap beside a training step
@@ -44,7 +45,7 @@ class _Plan(NamedTuple):
 
 
 class Dataset:
-    """Random HR patches of a folder's pictures, the same ones for the same (seed, epoch)."""
+    """Random patches of a folder's pictures, LR and HR, the same ones for the same (seed, epoch)."""
 
     def __init__(
         self,
@@ -56,6 +57,7 @@ class Dataset:
         crops_per_image: int | None = None,
         augment: bool = True,
         exposures: float = 0.0,
+        degradation: str = "bicubic",
         max_bad_images: float = 0.01,
         known: Listing | None = None,
         setting: str = "TRAIN.hr_img_path",
@@ -64,13 +66,15 @@ class Dataset:
 
         Those that cannot be read are told of and left out; UserError if their share is above
         `max_bad_images`, or if none is left. crops_per_image: patches of a picture in an epoch; None: by
-        its area.
+        its area. degradation: 'bicubic' makes LR as MATLAB does, 'photo' as training/degradation.py does.
         """
+        assert degradation in ("bicubic", "photo"), degradation
         assert min(patch_size, batch_size, seed + 1) > 0, (patch_size, batch_size, seed)
         self.patch_size = patch_size
         self.batch_size = batch_size
         self._seed = seed
         self._augment, self._exposures = augment, exposures
+        self._degradation = degradation
         self._cache: dict[Path, np.ndarray] = {}
         self._cache_room = CACHE_BYTES
         self._lost: set[Path] = set()  # could be read at the start, and cannot any more
@@ -111,8 +115,10 @@ class Dataset:
 
     def batches(
         self, epoch: int, first_step: int = 0, part: tuple[int, int] = (0, 1)
-    ) -> Iterator[np.ndarray]:
-        """uint8 [batch_size, patch_size, patch_size, 3] for each step of an epoch from a step on.
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(LR, HR) for each step of an epoch from a step on.
+
+        HR is uint8 [batch_size, patch_size, patch_size, 3], LR a quarter of its sides.
 
         part: (i, n) gives part i of n, from 0, of each batch, and decodes no more than that.
 
@@ -134,14 +140,15 @@ class Dataset:
             for step in range(first_step, self.steps_per_epoch):
                 ahead = (step + 1 + _STEPS_AHEAD) * size
                 while upcoming is not None and positions[upcoming][0] < ahead:
-                    crops[upcoming] = pool.submit(self._cut_crops, plan, positions[upcoming])
+                    crops[upcoming] = pool.submit(self._cut_crops, epoch, plan, positions[upcoming])
                     upcoming = next(unbegun, None)
                 here = self._positions(step, part)
-                batch = np.stack([crops[plan.visits[position]].result()[position] for position in here])
+                pairs = [crops[plan.visits[position]].result()[position] for position in here]
                 for visit in set(plan.visits[here.start : here.stop]):
                     if positions[visit][-1] < here.stop:
                         del crops[visit]
-                yield batch
+                lr, hr = map(np.stack, zip(*pairs))
+                yield lr, hr
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -151,15 +158,15 @@ class Dataset:
         first = step * self.batch_size + part[0] * share
         return range(first, first + share)
 
-    def fixed_patches(self, count: int) -> np.ndarray:
-        """uint8 [count, patch_size, patch_size, 3]: centres of the first pictures by name."""
-        px = self.patch_size
-        patches = np.empty((count, px, px, 3), np.uint8)
+    def fixed_patches(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(LR, HR) of the centres of the first pictures by name, shapes as in `batches`."""
+        pairs = []
         for i in range(count):
             image = self._picture(i % self.num_images)
-            top, left = (np.array(image.shape[:2]) - px) // 2
-            patches[i] = image[top : top + px, left : left + px]
-        return patches
+            top, left = (np.array(image.shape[:2]) - self.patch_size) // 2
+            pairs.append(self._pair(image, top, left, rng=np.random.default_rng([self._seed, i])))
+        lr, hr = map(np.stack, zip(*pairs))
+        return lr, hr
 
     def _plan(self, epoch: int) -> _Plan:
         """The crops of an epoch, a function of (seed, epoch) alone."""
@@ -183,19 +190,33 @@ class Dataset:
         visits[len(pictures) :] += self.num_images
         return _Plan(*(field[turns] for field in (pictures, tops, lefts, symmetries, exposures)), visits)
 
-    def _cut_crops(self, plan: _Plan, positions: list[int]) -> dict[int, np.ndarray]:
-        """{position: patch} of one visit."""
+    def _cut_crops(self, epoch: int, plan: _Plan, positions: list[int]) -> dict:
+        """{position: (LR, HR)} of one visit."""
         image, px = self._picture(plan.pictures[positions[0]]), self.patch_size
-        patches = {}
+        pairs = {}
         for i in positions:
             # the remainders are the places themselves, unless another picture stands in
             top, left = plan.tops[i] % (image.shape[0] - px + 1), plan.lefts[i] % (image.shape[1] - px + 1)
-            patch = np.rot90(image[top : top + px, left : left + px], plan.symmetries[i])
-            if plan.exposures[i]:
-                patch = np.clip(patch + plan.exposures[i], 0, 255).astype(np.uint8)
-            # a copy: a view would keep the whole picture
-            patches[i] = np.array(patch[:, ::-1] if plan.symmetries[i] >= 4 else patch)
-        return patches
+            rng = np.random.default_rng([self._seed, epoch, i])
+            pairs[i] = self._pair(image, top, left, plan.symmetries[i], plan.exposures[i], rng)
+        return pairs
+
+    def _pair(self, image, top: int, left: int, symmetry: int = 0, exposure: int = 0, rng=None):
+        """(LR, HR) of the patch at (top, left), turned, mirrored and exposed."""
+        margin = degrading.MARGIN_PX if self._degradation == "photo" else 0
+        rows, columns = (np.arange(start - margin, start + self.patch_size + margin) for start in (top, left))
+        region = image[_mirrored(rows, image.shape[0])[:, None], _mirrored(columns, image.shape[1])]
+        region = np.rot90(region, symmetry)
+        if symmetry >= 4:
+            region = region[:, ::-1]
+        if exposure:
+            region = np.clip(region + exposure, 0, 255).astype(np.uint8)
+        region = np.ascontiguousarray(region)
+        if not margin:
+            return bicubic.downsample(region), region
+        lr = degrading.degrade(region, bicubic.SCALE, rng)
+        lr_margin = margin // bicubic.SCALE
+        return lr[lr_margin:-lr_margin, lr_margin:-lr_margin], region[margin:-margin, margin:-margin]
 
     def _picture(self, picture: int) -> np.ndarray:
         """A decoded picture, or the next one of the list where it cannot be read any more."""
@@ -267,3 +288,9 @@ class Dataset:
                 "%s: left out %d pictures smaller than the patch of %d px: %s%s",
                 *(setting, len(paths), self.patch_size, names, more),
             )
+
+
+def _mirrored(indices: np.ndarray, size: int) -> np.ndarray:
+    """Indices beyond an axis of `size` px, mirrored at its ends."""
+    indices = np.mod(indices, 2 * size)
+    return np.minimum(indices, 2 * size - 1 - indices)

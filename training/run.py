@@ -53,6 +53,7 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
         seed=config.TRAIN.seed,
         augment=config.TRAIN.augment,
         exposures=config.TRAIN.exposures,
+        degradation=config.TRAIN.degradation,
         max_bad_images=config.TRAIN.max_bad_images,
         known=known,
     )
@@ -216,9 +217,10 @@ class Run:
     def _step(self, phase: str, bar: tqdm) -> bool:
         """One step; False if the run has to go back."""
         started = time.perf_counter()
-        graph, batch = self.graph, next(self.batches)
+        graph, (lr, hr) = self.graph, next(self.batches)
         fetches = graph.steps[phase], graph.losses[phase], graph.finite[phase], graph.stops
-        feed = {graph.t_target_image: batch, graph.t_stop: float(bool(self.signals.signal))}
+        feed = {graph.t_image: lr, graph.t_target_image: hr}
+        feed = {**feed, graph.t_stop: float(bool(self.signals.signal))}
         self.in_step = True
         _, values, finite, stops = self.session.run(fetches, feed)
         self.in_step = False

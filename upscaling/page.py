@@ -1,7 +1,7 @@
-"""A page on this machine where one drops a picture and sees it enlarged (`--mode=page`), by Gradio.
+"""A page where one drops an image and sees it enlarged (`--mode=page`), by Gradio.
 
-One picture is upscaled at a time, the others queue. Nothing is asked of other hosts; uploads and results lie
-in a folder of their own, which ends with the page.
+One image is upscaled at a time, the others queue. The page makes no outbound requests. Uploads and results
+lie in a temporary folder, which Gradio cleans after an hour and which is removed with the page.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -31,36 +31,32 @@ from upscaling.upscaler import Upscaler, load_generator
 
 log = logging.getLogger("srgan")
 
-PREVIEW_PX = 1600  # longest side of what the slider shows; the file to download is whole
-KEPT_SECONDS = 3600  # of uploads and results whose page was not closed
+PREVIEW_PX = 1600  # longest side of the images in the slider; the file to download is whole
+CLEAN_EVERY_SECONDS, KEPT_SECONDS = 600, 3600  # of uploads and results
+MAX_UPLOAD = "500mb"
+MAX_OUTSCALE = 16
 EXAMPLE_PX = 128
 KEPT_UPSCALERS = 2  # each holds a session
 OURS = {"SRGAN: natural texture": "g_srgan.npz", "SRResNet: nearest on average": "g_srresnet.npz"}
 
 
-class Closed(Exception):
-    """The page that waited for a result is gone."""
-
-
 class Page:
-    """The generators, and what is known of each visitor: a folder that ends with the visit."""
+    """The generators on offer, and what a click on Enlarge does."""
 
-    def __init__(self, folder: Path, settings, chosen: Path | None):
-        """chosen: weights that the command line names, offered first."""
-        self.folder, self.settings = folder, settings
-        self.weights = {name: checkpoints.pretrained(file) for name, file in OURS.items()}
-        if chosen is not None and chosen not in self.weights.values():
-            self.weights = {chosen.name: chosen, **self.weights}
+    def __init__(self, settings, own: Path):
+        """own: the weights chosen by the command line, offered first and loaded at once."""
+        self.settings = settings
+        shipped = {checkpoints.pretrained(file): name for name, file in OURS.items()}
+        own_name = shipped.get(own, str(own))
+        self.weights = {own_name: own, **{name: path for path, name in shipped.items()}}
         self.upscalers: dict[tuple[str, float], Upscaler] = {}
-        self.closed: set[str] = set()
-        self.uploads: dict[str, set[Path]] = {}  # of each visitor
-        self.one_at_a_time = threading.Lock()
+        self.upscaler(own_name, 0.0)
 
     def upscaler(self, name: str, share: float) -> Upscaler:
-        """By weights of a name, blended with `share` of SRResNet's; the last ones are kept."""
+        """Weights by their name, blended with `share` of SRResNet's; the last ones used stay loaded."""
         upscaler = self.upscalers.pop((name, share), None)
         if upscaler is None:
-            other = checkpoints.pretrained(OURS["SRResNet: nearest on average"])
+            other = checkpoints.pretrained("g_srresnet.npz")
             arrays, meta = load_generator(self.weights[name], [(str(other), share)] if share else [])
             if len(self.upscalers) == KEPT_UPSCALERS:
                 self.upscalers.pop(next(iter(self.upscalers))).close()
@@ -68,37 +64,21 @@ class Page:
         self.upscalers[name, share] = upscaler  # as the one used last
         return upscaler
 
-    def of_visitor(self, visitor: str) -> Path:
-        folder = self.folder / f"visitor-{visitor}"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+    def enlarge(self, source: Path, name: str, share: float, outscale: float, work: Path, progress):
+        """((bicubic, result) for the slider, the result's file in `work`); UserError if refused.
 
-    def enlarge(self, source: str, name: str, share: float, outscale: float, visitor: str, progress):
-        """((bicubic, result) to be compared, the result's file); UserError for what is refused."""
-        self.uploads.setdefault(visitor, set()).add(Path(source))
-        with self.one_at_a_time, tempfile.TemporaryDirectory(dir=self.of_visitor(visitor)) as work:
-
-            def show(done: float) -> None:
-                if visitor in self.closed:
-                    raise Closed
-                progress(done)
-
-            upscale = functools.partial(self.upscaler(name, share), progress=show)
-            [job] = plan_outputs([source], Path(work), outscale=outscale)
-            upscale_picture(lambda pixels, _: upscale(pixels), job, outscale)
-            file = self.of_visitor(visitor) / job.target.name
-            os.replace(job.target, file)
-        result = read_rgb(file)
-        cubic = resize(bicubic.upsample(read_rgb(Path(source))), *result.shape[:2], Image.Resampling.BICUBIC)
-        return (preview(cubic), preview(result)), file
-
-    def close(self, visitor: str) -> None:
-        """Stops what is computed for a visitor who has gone, and removes his files."""
-        self.closed.add(visitor)
-        shutil.rmtree(self.folder / f"visitor-{visitor}", ignore_errors=True)
-        for upload in self.uploads.pop(visitor, ()):
-            if self.folder in upload.parents and self.folder / "examples" not in upload.parents:
-                upload.unlink(missing_ok=True)
+        Nothing of the request names a file to write: the result is called after the uploaded file.
+        """
+        if not (name in self.weights and 0 <= share <= 1 and 1 <= outscale <= MAX_OUTSCALE):
+            raise UserError(
+                f"choose weights from the list, a share of 0 to 1, a factor of 1 to {MAX_OUTSCALE}"
+            )
+        upscale = functools.partial(self.upscaler(name, share), progress=progress)
+        [job] = plan_outputs([source], work, outscale=outscale)
+        upscale_picture(lambda pixels, _: upscale(pixels), job, outscale)
+        result = read_rgb(job.target)
+        cubic = resize(bicubic.upsample(read_rgb(source)), *result.shape[:2], Image.Resampling.BICUBIC)
+        return (preview(cubic), preview(result)), job.target
 
 
 def preview(image: np.ndarray) -> np.ndarray:
@@ -108,10 +88,11 @@ def preview(image: np.ndarray) -> np.ndarray:
     return resize(image, *size, Image.Resampling.LANCZOS)
 
 
-def serve(settings, chosen: Path | None, host: str, port: int) -> None:
-    """Serves the page until Ctrl-C."""
+def serve(settings, own: Path, host: str, port: int) -> int:
+    """Serves the page until Ctrl-C or SIGTERM; does not return. port 0: a free one."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
+    stop = threading.Event()
     with tempfile.TemporaryDirectory(prefix="srgan-page-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
@@ -120,9 +101,10 @@ def serve(settings, chosen: Path | None, host: str, port: int) -> None:
             raise UserError(
                 f"--mode=page needs the package {error.name}: pip install -r requirements-page.txt"
             ) from None
-        page = Page(Path(folder), settings, chosen)
+        made = blocks(gradio, Page(settings, own), Path(folder))
+        port = port or _free_port(host)
         try:
-            blocks(gradio, page).queue(default_concurrency_limit=1).launch(
+            made.queue(default_concurrency_limit=1).launch(
                 server_name=host,
                 server_port=port,
                 quiet=True,
@@ -130,54 +112,61 @@ def serve(settings, chosen: Path | None, host: str, port: int) -> None:
                 footer_links=[],
                 enable_monitoring=False,
                 ssr_mode=False,
+                max_file_size=MAX_UPLOAD,
                 theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
                 css=CSS,
             )
         except OSError as error:
             raise UserError(f"--port {port}: {error}; name another one") from None
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the folder is removed
+        received = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: (received.append(number), stop.set()))
         log.info("The page is at http://%s:%d - Ctrl-C ends it", host, port)
-        threading.Event().wait()
+        stop.wait()
+    # An image may still be upscaled by a thread of Gradio's, which nothing can interrupt.
+    sys.stdout.flush()
+    os._exit(128 + received[0])
+
+
+def _free_port(host: str) -> int:
+    with socket.socket() as free:
+        free.bind((host, 0))
+        return free.getsockname()[1]
 
 
 CSS = "footer {display: none} .gradio-container {max-width: 1200px !important; margin: auto}"
 
 
-def blocks(gradio, page: Page):
-    """The page's parts and what they do."""
+def blocks(gradio, page: Page, folder: Path):
+    """The page's components and what they do."""
 
-    def enlarge(source, name, share, outscale, request, progress=gradio.Progress()):  # noqa: B008
+    def enlarge(source, name, share, outscale, progress=gradio.Progress()):  # noqa: B008
         if not source:
-            raise gradio.Error("Choose a picture first.", print_exception=False)
-        try:
-            compared, file = page.enlarge(
-                source, name, share, outscale, request.session_hash, lambda done: progress(done, "Enlarging")
-            )
-            return compared, str(file)
-        except UserError as error:
-            hidden = str(error).replace(f"{Path(source).parent}/", "")
-            raise gradio.Error(hidden, print_exception=False) from None
-        except Closed:
-            log.info("A page was closed: its work has ended")
-            return None, None
-
-    def close(request) -> None:
-        page.close(request.session_hash)
-
-    # Gradio looks at types, which are texts here
-    enlarge.__annotations__["request"] = close.__annotations__["request"] = gradio.Request
+            raise gradio.Error("Choose an image first.", print_exception=False)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            try:
+                compared, file = page.enlarge(
+                    Path(source), name, share, outscale, Path(work), lambda done: progress(done, "Enlarging")
+                )
+            except UserError as error:
+                hidden = str(error).replace(f"{Path(source).parent}/", "")
+                raise gradio.Error(hidden, print_exception=False) from None
+            yield compared, str(file)  # Gradio copies the file into its cache, which it cleans itself
 
     with gradio.Blocks(
-        title="SRGAN x4", analytics_enabled=False, delete_cache=(600, KEPT_SECONDS), fill_width=False
+        title="SRGAN x4",
+        analytics_enabled=False,
+        delete_cache=(CLEAN_EVERY_SECONDS, KEPT_SECONDS),
+        fill_width=False,
     ) as made:
-        gradio.Markdown("# SRGAN x4\nDrop a picture, or take an example; both stay on this machine.")
+        gradio.Markdown("# SRGAN x4\nDrop an image, or take an example; both stay on this machine.")
         with gradio.Row():
             with gradio.Column(scale=1, min_width=300):
-                source = gradio.File(label="Picture", file_count="single", type="filepath", elem_id="picture")
-                gradio.Examples(_examples(page.folder), source, label="Examples")
+                source = gradio.File(label="Image", file_count="single", type="filepath", elem_id="picture")
+                gradio.Examples(_examples(folder), source, label="Examples")
                 name = gradio.Dropdown(list(page.weights), label="Weights", elem_id="weights")
                 share = gradio.Slider(0, 1, 0, step=0.1, label="Share of SRResNet: less grain, less detail")
-                outscale = gradio.Slider(1, 16, SCALE, step=0.5, label="Final factor")
+                outscale = gradio.Slider(1, MAX_OUTSCALE, SCALE, step=0.5, label="Final factor")
                 go = gradio.Button("Enlarge", variant="primary", elem_id="go")
             with gradio.Column(scale=2, min_width=300):
                 compare = gradio.ImageSlider(
@@ -187,7 +176,6 @@ def blocks(gradio, page: Page):
         go.click(
             enlarge, [source, name, share, outscale], [compare, file], concurrency_limit=1, api_name=False
         )
-        made.unload(close)
     return made
 
 

@@ -1,15 +1,17 @@
 """The page: what it refuses, and, in a real browser, what one gets from it."""
 
+import json
 import os
 import re
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
-import threading
-import time
+import tempfile
+import urllib.error
+import urllib.parse
+import urllib.request
 import zlib
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from test_upscaler import NETWORKS, SETTINGS, picture, write_weights
 
 from common.errors import UserError
 from images.files import read_rgb, write_rgb
+from tf1 import checkpoints
 from upscaling import page as page_module
-from upscaling.page import Closed, Page, preview
+from upscaling.page import Page, preview
 from upscaling.upscaler import Upscaler, load_generator
 
 ROOT = Path(__file__).parents[2]
@@ -29,12 +32,14 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.fixture
 def page(tmp_path):
-    weights = write_weights(tmp_path / "own.npz", NETWORKS["tensorlayer"])
-    return Page(tmp_path / "page", SETTINGS, weights)
+    return Page(SETTINGS, write_weights(tmp_path / "own.npz", NETWORKS["tensorlayer"]))
 
 
-def enlarge(page, source, outscale=4.0, visitor="a", progress=lambda done: None):
-    return page.enlarge(str(source), "own.npz", 0.0, outscale, visitor, progress)
+def enlarge(page, source, outscale=4.0, name=None, share=0.0):
+    work = source.parent / "work"
+    work.mkdir(exist_ok=True)
+    own = next(iter(page.weights))
+    return page.enlarge(source, name or own, share, outscale, work, lambda done: None)
 
 
 def test_the_result_is_the_command_lines_in_the_format_it_came_in(page, tmp_path):
@@ -48,14 +53,26 @@ def test_the_result_is_the_command_lines_in_the_format_it_came_in(page, tmp_path
     assert file.name == "photo_x2.5.png" and read_rgb(file).shape == (22, 35, 3)
 
 
-def test_own_weights_are_offered_first_and_may_be_blended(page):
-    assert list(page.weights) == ["own.npz", *page_module.OURS]
+def test_the_weights_of_the_command_line_are_offered_first(page, tmp_path):
+    assert list(page.weights) == [str(tmp_path / "own.npz"), *page_module.OURS]
+
+
+def test_shipped_weights_of_the_command_line_are_not_offered_twice():
+    names = list(Page(SETTINGS, checkpoints.pretrained("g_srresnet.npz")).weights)
+    assert names == ["SRResNet: nearest on average", "SRGAN: natural texture"]
+
+
+def test_wrong_weights_are_refused_at_the_start(tmp_path):
+    (tmp_path / "no.npz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no\.npz"):
+        Page(SETTINGS, tmp_path / "no.npz")
 
 
 def test_sessions_of_weights_no_longer_in_use_are_closed(page):
-    page.weights |= dict.fromkeys("ab", page.weights["own.npz"])
-    second, first = (page.upscaler(name, 0.0) for name in ("own.npz", "a"))
-    assert page.upscaler("own.npz", 0.0) is second  # which is now the one used last
+    own = next(iter(page.weights))
+    page.weights |= dict.fromkeys("ab", page.weights[own])
+    second, first = (page.upscaler(name, 0.0) for name in (own, "a"))
+    assert page.upscaler(own, 0.0) is second  # which is now the one used last
     page.upscaler("b", 0.0)
     assert second(picture(9, 14)).shape == (36, 56, 3)
     with pytest.raises(RuntimeError, match="closed Session"):
@@ -81,46 +98,24 @@ def test_hostile_uploads_are_refused_in_a_sentence_and_leave_nothing(page, tmp_p
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=re.escape(name)):
         enlarge(page, tmp_path / name)
-    assert list(page.of_visitor("a").rglob("*")) == []
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{"name": "../own.npz"}, {"share": 2.0}, {"share": float("nan")}, {"outscale": 1e6}, {"outscale": 0}],
+)
+def test_values_outside_the_forms_own_are_refused(page, tmp_path, request_):
+    write_rgb(tmp_path / "photo.png", picture(4, 4))
+    with pytest.raises(UserError, match="choose weights from the list"):
+        enlarge(page, tmp_path / "photo.png", **request_)
 
 
 @pytest.mark.parametrize("name", ["..;'\"&$(x).png", "ä ö.png", "-rf.png"])
 def test_strange_names_stay_names(page, tmp_path, name):
-    write_rgb(tmp_path / "uploads" / name, picture(1, 1))
-    _, file = enlarge(page, tmp_path / "uploads" / name)
-    assert file.parent == page.of_visitor("a") and read_rgb(file).shape == (4, 4, 3)
-
-
-def test_closing_the_page_stops_the_work_and_removes_the_files(page, tmp_path):
-    upload = page.folder / "0123/photo.png"
-    write_rgb(upload, picture(300, 300))
-    enlarge(page, upload)
-    assert page.of_visitor("a").exists()
-    page.closed.add("a")
-    with pytest.raises(Closed):
-        enlarge(page, upload)
-    page.close("a")
-    assert not (page.folder / "visitor-a").exists() and not upload.exists()
-
-
-def test_two_visitors_are_served_one_after_the_other(page, tmp_path):
-    write_rgb(tmp_path / "photo.png", picture(9, 14))
-    events, first_is_at_work = [], threading.Event()
-
-    def progress(visitor):
-        def show(done):
-            events.append(visitor)
-            first_is_at_work.set()
-            time.sleep(0.2)
-
-        return show
-
-    first = threading.Thread(target=enlarge, args=(page, tmp_path / "photo.png", 4.0, "a", progress("a")))
-    first.start()
-    first_is_at_work.wait(60)
-    enlarge(page, tmp_path / "photo.png", visitor="b", progress=progress("b"))
-    first.join()
-    assert events == sorted(events) and {"a", "b"} == set(events)
+    write_rgb(tmp_path / name, picture(1, 1))
+    _, file = enlarge(page, tmp_path / name)
+    assert file.parent == tmp_path / "work" and read_rgb(file).shape == (4, 4, 3)
 
 
 def test_previews_are_bounded():
@@ -131,36 +126,91 @@ def test_previews_are_bounded():
 def test_a_missing_gradio_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"needs the package gradio: pip install -r requirements-page.txt"):
-        page_module.serve(SETTINGS, None, "127.0.0.1", 7860)
+        page_module.serve(SETTINGS, checkpoints.pretrained("g_srgan.npz"), "127.0.0.1", 7860)
 
 
-# --- In a browser
+# --- A real page
+
+
+def start(*options):
+    """(process, address, its temporary folder) of a page that is up."""
+    pytest.importorskip("gradio", reason="pip install -r requirements-page.txt")
+    command = [sys.executable, "main.py", "--mode=page", "--port", "0", *options]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if address := re.search(r"http://\S+", line):
+            return process, address[0]
+    pytest.fail(f"the page did not come up: {process.stderr.read()}")
+
+
+def end(process, number):
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    return errors
 
 
 @pytest.fixture(scope="module")
 def address():
-    pytest.importorskip("gradio", reason="pip install -r requirements-page.txt")
-    pytest.importorskip("playwright", reason="pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "main.py", "--mode=page", "--port", str(port)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if "The page is at" in line:
-            break
-    else:
-        pytest.fail("the page did not come up")
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
-    process.stdout.close()
+    process, address = start()
+    yield address
+    end(process, signal.SIGINT)
+
+
+def post(address, path, body):
+    request = urllib.request.Request(
+        f"{address}/gradio_api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.read().decode()
+
+
+def answer_of(address, session, data):
+    """The last event of a click on Enlarge with the given data."""
+    config = json.loads(urllib.request.urlopen(f"{address}/config").read())
+    [function] = [dependency["id"] for dependency in config["dependencies"] if len(dependency["inputs"]) == 4]
+    joined = post(address, "queue/join", {"data": data, "fn_index": function, "session_hash": session})
+    if "event_id" not in joined:
+        return joined
+    url = f"{address}/gradio_api/queue/data?session_hash={urllib.parse.quote(session, safe='')}"
+    events = urllib.request.urlopen(url, timeout=60).read().decode()
+    return next(event for event in events.splitlines() if "process_completed" in event)
+
+
+def test_hostile_requests_reach_no_file(address, tmp_path):
+    write_rgb(tmp_path / "secret.png", picture(8, 8))
+    outside = tmp_path / "visitor-x"
+    outside.mkdir()
+    (outside / "kept.txt").write_text("kept")
+    uploaded = {"path": str(tmp_path / "secret.png"), "meta": {"_type": "gradio.FileData"}}
+    name = next(iter(page_module.OURS))
+    before = sorted(Path(tempfile.gettempdir()).glob("srgan-page-*/*"))
+    for session in ("a", f"../../..{outside}", f"x/../../../..{outside}", ".."):
+        answer = answer_of(address, session, [uploaded, name, 0, 4])
+        assert '"success":false' in answer.replace(" ", "") and "secret_x4" not in answer
+    for path in ("../../etc/passwd", "/etc/passwd", str(tmp_path / "secret.png")):
+        hostile = {**uploaded, "path": path, "orig_name": f"../../{outside}/x.png"}
+        assert '"success":false' in answer_of(address, "b", [hostile, name, 0, 4]).replace(" ", "")
+    assert [path.read_text() for path in outside.iterdir()] == ["kept"]
+    assert sorted(Path(tempfile.gettempdir()).glob("srgan-page-*/*")) == before
+
+
+def test_sigterm_ends_the_page_and_removes_its_folder(tmp_path):
+    before = set(Path(tempfile.gettempdir()).glob("srgan-page-*"))
+    process, _ = start()
+    assert len(set(Path(tempfile.gettempdir()).glob("srgan-page-*")) - before) == 1
+    assert end(process, signal.SIGTERM) == ""
+    assert set(Path(tempfile.gettempdir()).glob("srgan-page-*")) == before
 
 
 @pytest.fixture(scope="module")
 def browser(address):
+    pytest.importorskip("playwright", reason="pip install playwright")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -238,6 +288,4 @@ def _example():
 
 
 def _shipped():
-    from tf1 import checkpoints
-
     return str(checkpoints.pretrained("g_srgan.npz").absolute())

@@ -15,8 +15,6 @@ import numpy as np
 from measure import Contestant
 from train_step import ADVERSARIAL, PHASES, PRETRAIN, Ours, settings_of
 
-# Of one step at batch 16, 24 -> 96 px, VGG19 to pool4; a multiplication and an addition are 2
-GFLOP = {PRETRAIN: 108, ADVERSARIAL: 536}
 STEPS = (PRETRAIN, ADVERSARIAL)
 LOSS_TOLERANCE = 1e-3  # relative; convolutions add up in another order
 LEVELS = 1  # of 255, by which tiles may differ from the whole picture
@@ -110,14 +108,10 @@ def main() -> int:
     precision = "bfloat16" if on_gpu else "float32"
     for xla in (False, True):
         with Contestant(Checked, [*settings_of(precision, 0), f"RUNTIME.xla={xla}"]) as checked:
-            peak = checked("matmul_gflops")
             for phase in STEPS:
                 checked("seconds", phase, 3)
                 seconds = checked("seconds", phase, args.steps)
-                print(
-                    f"     {PHASES[phase]}, {precision}{', XLA' if xla else ''}: {seconds:.4f} s, "
-                    f"{100 * GFLOP[phase] / seconds / peak:.0f} % of a matrix product's {peak:.0f} GFLOP/s"
-                )
+                print(f"     {PHASES[phase]}, {precision}{', XLA' if xla else ''}: {seconds:.4f} s")
             if on_gpu:
                 print(f"     at most {checked('peak_gpu_mb'):.0f} MB of the GPU's memory")
             if not xla:

@@ -58,6 +58,7 @@ class Ours:
         from tf1 import runtime
 
         self.config = make_config(settings=settings)
+        runtime.configure(self.config.RUNTIME)
         self.dtype = runtime.compute_dtype(self.config.RUNTIME.precision)
         self.hr = fixed_batch(self.config)
         with tf.Graph().as_default():

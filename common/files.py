@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,11 +24,12 @@ LFS_POINTER = b"version https://git-lfs"  # how the file begins that stands for 
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a path beside `path`, of its suffix, to write to; then syncs and renames that to `path`.
 
-    A fixed name, so that the next write replaces what a killed one left behind. Raises UserError where the
-    disk refuses; what stood at `path` is kept then.
+    Its name is short and fixed: the next write replaces what a killed one left behind. Raises UserError where
+    the disk refuses; what stood at `path` is kept then.
     """
     path = Path(path)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    part = path.with_name(f".{name}.part{path.suffix[:16]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part

@@ -1,282 +1,309 @@
-"""Picture files in and out, with their metadata: Pillow's formats here, deeper ones through `deep_files`."""
+"""Image files in and out, with their metadata: by libvips, or Pillow for the few formats it lacks."""
 
 from __future__ import annotations
 
-import io
+import errno
 import logging
 import os
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
 
 import imageio.v3 as iio
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+import pyvips
+from PIL import Image
 
 from common.errors import UserError
 from common.files import LFS_POINTER, atomic
 from common.machine import memory_limit
-from images import deep_files, metadata
-from images.deep_files import PNG_SIGNATURE, TIFF_SIGNATURES
-from images.pixels import to_8bit, to_rgb8, upright
+from images.pixels import on_white, to_8bit, to_rgb8
 
-# What Pillow takes for a decompression bomb (89 megapixels) is a usual result here.
-Image.MAX_IMAGE_PIXELS = 2**30
-# Of a picture to be read: a small file may claim to be vast. Decoding takes up to 32 bytes a pixel.
-MOST_READ_PX = min(2**28, memory_limit() // 32)
+log = logging.getLogger("srgan")
 
-FORMAT_OF_SUFFIX = {
+# Decoders for formats that untrusted files should not reach (SVG, CSV, ...) stay blocked.
+pyvips.operation_block_set("VipsForeignLoad", True)
+for _loader in ("Jpeg", "Png", "Webp", "Tiff", "Nsgif", "Heif"):
+    pyvips.operation_block_set(f"VipsForeignLoad{_loader}", False)
+pyvips.cache_set_max(0)  # a file that changes is read anew
+logging.getLogger("pyvips").setLevel(logging.ERROR)  # what is wrong with a file comes as an exception
+
+PILLOW_FORMATS = ("BMP", "PPM", "TGA", "JPEG2000")
+# Decoding takes up to 32 bytes a pixel, and a small file may claim to be vast.
+MAX_READ_PX = min(2**28, memory_limit() // 32)
+
+WRITE_SUFFIXES = {
     ".png": "PNG",
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
     ".webp": "WEBP",
     ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
 }
-# 95 leaves no visible artefact; 4:4:4 because upscaled colour edges are what one came for.
-# WebP keeps the alpha channel lossless at any quality.
-_SAVE_OPTIONS = {
-    "PNG": {},
-    "JPEG": {"quality": 95, "subsampling": 0},
-    "WEBP": {"quality": 95, "alpha_quality": 100},
-    "BMP": {},
-}
+_PILLOWS = (".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2")
+READ_SUFFIXES = (*WRITE_SUFFIXES, ".gif", ".avif", ".heic", ".heif", *_PILLOWS)
 _MAX_SIDE_PX = {"JPEG": 65500, "WEBP": 16383}
+_JPEG_MAX_EXIF = 65527
 
-_log = logging.getLogger(__name__)
+# What is carried from one file to another: fields of libvips by their names or their beginnings
+_KEPT_FIELDS = ("icc-profile-data", "xmp-data", "iptc-data", "resolution-unit", "exif-", "png-comment-")
+_OLD_SIZE = ("exif-ifd0-ImageWidth", "exif-ifd0-ImageLength")
+# Descriptions by which ImageJ, tifffile and microscopes find pixels again: wrong for another size
+_LAYOUT_DESCRIPTIONS = ("ImageJ=", "{", "<?xml", "<OME")
 
 
 @dataclass
 class Picture:
-    """A decoded picture, upright; `exif` starts with b'Exif\\0\\0', `icc` is a whole profile."""
+    """A decoded image, upright."""
 
     pixels: np.ndarray  # uint8 or uint16, [h, w] gray or [h, w, 3] RGB
     alpha: np.ndarray | None = None  # the same type, [h, w], not premultiplied
-    icc: bytes | None = None
-    exif: bytes | None = None
+    metadata: dict = field(default_factory=dict)  # ICC, EXIF, XMP, IPTC, text: fields of libvips
+    pixels_per_mm: tuple[float, float] = (1.0, 1.0)  # horizontally, vertically
+    is_lossless_webp: bool = False
+
+
+class Source:
+    """An image file whose header is read: `height`, `width`, then `read()`.
+
+    Raises UserError in a sentence for whatever cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        self._vips = None
+        with _reading(path):
+            with open(path, "rb") as file:
+                self._head = file.read(4096)
+            if self._head.startswith(LFS_POINTER):
+                raise UserError("it is a Git LFS pointer; fetch the image with 'git lfs pull'")
+            try:
+                source = pyvips.Source.new_from_file(os.fsencode(path))
+                self._vips = pyvips.Image.new_from_source(source, "", fail_on="error")
+            except pyvips.Error as error:
+                try:
+                    with Image.open(path, formats=PILLOW_FORMATS) as image:
+                        self.width, self.height = image.size
+                except Image.UnidentifiedImageError:
+                    raise error from None
+            else:
+                upright = self._vips.autorot()
+                self.height, self.width = upright.height, upright.width
+            if self.height * self.width > MAX_READ_PX:
+                raise UserError(
+                    f"it has {self.height * self.width / 1e6:.0f} megapixels, and at most "
+                    f"{MAX_READ_PX / 1e6:.0f} are read on this machine"
+                )
+
+    def read(self, with_metadata: bool = True) -> Picture:
+        """The first frame, turned as EXIF says; 16 bits and floats of 0 to 1 give uint16."""
+        with _reading(self.path):
+            return self._read_vips(with_metadata) if self._vips else self._read_pillow()
+
+    def _read_vips(self, with_metadata: bool) -> Picture:
+        image, fields = self._vips, self._vips.get_fields()
+        if with_metadata and "n-pages" in fields and image.get("n-pages") > 1:
+            log.warning("%s holds several frames: only the first is used", self.path)
+        if image.interpretation == "cmyk":
+            image, fields = _cmyk_to_srgb(image), [name for name in fields if name != "icc-profile-data"]
+        elif image.interpretation in ("lab", "labs", "labq", "xyz", "lch"):
+            image = image.colourspace("srgb" if image.format == "uchar" else "rgb16")
+        samples = _to_integers(image.autorot())
+        samples = samples.reshape(*samples.shape[:2], -1)
+        colours = 3 if samples.shape[2] >= 3 else 1
+        pixels = samples[..., :3] if colours == 3 else samples[..., 0]
+        picture = Picture(pixels, samples[..., colours] if image.hasalpha() else None)
+        if with_metadata:
+            kept = [name for name in fields if name.startswith(_KEPT_FIELDS)]
+            picture.metadata = {name: self._vips.get(name) for name in kept}
+            description = self._vips.get("image-description") if "image-description" in fields else ""
+            if description and not description.startswith(_LAYOUT_DESCRIPTIONS):
+                picture.metadata["image-description"] = description
+            picture.pixels_per_mm = self._vips.xres, self._vips.yres
+            picture.is_lossless_webp = _is_lossless_webp(self.path)
+            if b"IHDR" in self._head and b"cICP" in self._head:
+                log.warning("%s: its colour chunk cICP is not kept", self.path)
+        return picture
+
+    def _read_pillow(self) -> Picture:
+        with Image.open(self.path, formats=PILLOW_FORMATS) as image:
+            if image.mode.startswith("I"):  # 16 bits
+                values = np.array(image)
+                return Picture(values.clip(0, 65535).astype(np.uint16))
+            is_gray = image.mode in ("1", "L", "LA")
+            mode = ("L" if is_gray else "RGB") + ("A" if image.has_transparency_data else "")
+            samples = np.array(image.convert(mode))
+        if mode in ("L", "RGB"):
+            return Picture(samples)
+        return Picture(samples[..., 0] if is_gray else samples[..., :3], samples[..., -1])
 
 
 def read_picture(path: str | os.PathLike) -> Picture:
-    """The first frame of a picture file, turned as EXIF says; 16 bits stay 16 bits."""
-    try:
-        with _opened(path) as file:
-            head = _head(file)
-            if head[:4] in TIFF_SIGNATURES and deep_files.is_deep_tiff(file):
-                page = deep_files.first_page(file)
-                _require_readable_size(page.imagelength, page.imagewidth * max(1, page.samplesperpixel // 4))
-                file.seek(0)
-                pixels, alpha, icc, orientation = deep_files.read_deep_tiff(file)
-                picture = Picture(pixels, alpha, icc, metadata.of_tiff(file))
-            else:
-                picture, orientation = _read_with_pillow(file, head, path)
-    except UserError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    except Exception as error:  # a decoder may raise anything when the file is damaged
-        raise UserError(f"cannot read {path}: {_reason(error)}") from error
-    if not picture.pixels.size:
-        raise UserError(f"cannot read {path}: it has no pixels")
-    if picture.exif:
-        picture.exif = metadata.set_numbers(picture.exif, {metadata.ORIENTATION: 1}, path)
-    picture.pixels = upright(picture.pixels, orientation)
-    if picture.alpha is not None:
-        picture.alpha = upright(picture.alpha, orientation)
-    return picture
+    """An image file, decoded."""
+    return Source(path).read()
 
 
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
-    """A picture file -> uint8 [h, w, 3] RGB: alpha is dropped, 16 bits become the nearest 8."""
-    return to_rgb8(read_picture(path).pixels)
+    """An image file -> uint8 [h, w, 3] RGB: alpha is dropped, 16 bits become the nearest 8."""
+    return to_rgb8(Source(path).read(with_metadata=False).pixels)
 
 
 def write_rgb(path: str | os.PathLike, image: np.ndarray) -> None:
-    """uint8 [h, w, 3] RGB -> a file, its format by its suffix, whole or not at all."""
+    """uint8 [h, w, 3] RGB -> a file, its format by its suffix, atomically."""
     assert (image.dtype, image.ndim, image.shape[-1]) == (np.uint8, 3, 3), image.shape
     write_picture(path, Picture(image))
 
 
-def size_of(path: str | os.PathLike) -> tuple[int, int]:
-    """(h, w) of the upright picture, from the file's header."""
-    try:
-        with _opened(path) as file:
-            if _head(file)[:4] in TIFF_SIGNATURES:
-                page = deep_files.first_page(file)
-                height, width = page.imagelength, page.imagewidth
-                orientation = page.tags.valueof(metadata.ORIENTATION, 1)
-            else:
-                image = Image.open(file)
-                width, height = image.size
-                # Pillow decodes a whole PNG in search of EXIF.
-                ask_exif = image.format != "PNG" or "exif" in image.info
-                orientation = image.getexif().get(metadata.ORIENTATION, 1) if ask_exif else 1
-        _require_readable_size(height, width)
-    except UserError as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    except Exception as error:
-        raise UserError(f"cannot read {path}: {_reason(error)}") from error
-    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
-
-
 def write_picture(path: str | os.PathLike, picture: Picture) -> None:
-    """Writes the format of the suffix; a file of that name is always complete.
+    """Writes the format of the suffix, atomically.
 
-    What a format cannot hold is reduced and logged: 16 bits to 8 (JPEG, WebP, BMP), alpha onto
-    white (JPEG, BMP); gray becomes colour in WebP; BMP holds no ICC profile and no EXIF.
+    What a format cannot hold is reduced and logged: 16 bits to 8 (JPEG, WebP, BMP), alpha onto white (JPEG,
+    BMP). TIFF takes no EXIF, BMP no metadata at all. JPEG and lossy WebP have quality 95.
     """
     path = Path(path)
     check_fits(path, *picture.pixels.shape[:2])
-    kind = FORMAT_OF_SUFFIX[path.suffix.lower()]
-    picture = _adapt(picture, kind, path)
-    samples = _interleaved(picture)
-    try:
-        with atomic(path) as part, open(part, "wb") as file:
-            if kind == "TIFF":
-                deep_files.write_tiff(file, samples, picture.icc, picture.exif)
-            elif samples.dtype == np.uint16:
-                deep_files.write_png16(file, samples, picture.icc, picture.exif)
+    kind = WRITE_SUFFIXES[path.suffix.lower()]
+    picture = _adapted(picture, kind, path)
+    with atomic(path) as part:
+        if kind == "BMP":
+            iio.imwrite(part, picture.pixels, plugin="pillow", extension=".bmp")
+            return
+        try:
+            image, name = _to_vips(picture, kind, path), os.fsencode(part)
+            if kind == "PNG":
+                image.pngsave(name)
+            elif kind == "JPEG":
+                image.jpegsave(name, Q=95, subsample_mode="off")  # 4:4:4: edges keep their colour
+            elif kind == "WEBP":
+                lossy = {} if picture.is_lossless_webp else {"Q": 95, "smart_subsample": True}
+                image.webpsave(name, lossless=picture.is_lossless_webp, exact=True, alpha_q=100, **lossy)
             else:
-                kept = {"icc_profile": picture.icc, "exif": picture.exif}
-                kept = {key: value for key, value in kept.items() if value}
-                options = {**_SAVE_OPTIONS[kind], **kept, "mode": _mode(picture)}
-                iio.imwrite(file, samples, plugin="pillow", extension=path.suffix.lower(), **options)
-    except MemoryError as error:
-        raise UserError(f"cannot write {path}: {_reason(error)}") from error
+                is_big = picture.pixels.nbytes * 4 / 3 > 2**32 - 2**24
+                image.tiffsave(name, compression="deflate", predictor="horizontal", bigtiff=is_big)
+        except (pyvips.Error, MemoryError) as error:
+            raise UserError(f"cannot write {path}: {_reason(error)}") from error
 
 
-def check_fits(path: str | os.PathLike, height: int, width: int, bytes_per_px: int = 1) -> None:
-    """UserError if the format of this suffix is unknown or cannot hold a picture of this size."""
-    kind = FORMAT_OF_SUFFIX.get(Path(path).suffix.lower())
+def check_fits(path: str | os.PathLike, height: int, width: int) -> None:
+    """UserError if the format of this suffix is unknown or cannot hold an image of this size."""
+    kind = WRITE_SUFFIXES.get(Path(path).suffix.lower())
     if kind is None:
-        raise UserError(f"cannot write {path}: use one of {', '.join(FORMAT_OF_SUFFIX)}")
-    most = _MAX_SIDE_PX.get(kind)
-    if most and max(height, width) > most:
+        raise UserError(f"cannot write {path}: use one of {', '.join(WRITE_SUFFIXES)}")
+    max_side = _MAX_SIDE_PX.get(kind, max(height, width))
+    if max(height, width) > max_side:
         raise UserError(
-            f"cannot write {path}: {kind} holds at most {most} pixels a side, "
-            f"this picture has {width} x {height}; choose png or tiff"
+            f"cannot write {path}: {kind} holds at most {max_side} pixels a side, "
+            f"this image has {width} x {height}; choose png or tiff"
         )
-    if kind == "TIFF" and height * width * bytes_per_px >= 2**32 - 2**24:
-        raise UserError(f"cannot write {path}: TIFF holds at most 4 GB; choose png")
     if kind == "BMP" and height * width * 3 >= 2**32 - 2048:
         raise UserError(f"cannot write {path}: BMP holds at most 4 GB; choose png or tiff")
 
 
-def _opened(path: str | os.PathLike) -> BinaryIO:
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        raise UserError("it is not a file")
-    return open(path, "rb")
-
-
-def _require_readable_size(height: int, width: int) -> None:
-    if height * width > MOST_READ_PX:
-        raise UserError(
-            f"it has {height * width / 1e6:.0f} megapixels, and at most {MOST_READ_PX / 1e6:.0f} "
-            "are read on this machine"
-        )
-
-
-def _head(file: BinaryIO) -> bytes:
-    head = file.read(32)
-    file.seek(0)
-    if head.startswith(LFS_POINTER):
-        raise UserError("it is a Git LFS pointer; fetch the picture with 'git lfs pull'")
-    return head
+@contextmanager
+def _reading(path: str | os.PathLike) -> Iterator[None]:
+    """Turns whatever a decoder raises into one sentence."""
+    try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise UserError("it is not a file")
+        yield
+    except Exception as error:
+        raise UserError(f"cannot read {path}: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "it is not a picture, or of a kind that is not supported"
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, MemoryError):
         return "there is not enough memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return f"it is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    text = str(error)
+    if "is not a known file format" in text or "is not in a known format" in text:
+        return "it is not an image, or of a kind that is not supported"
+    if "bad labq format" in text:
+        return "its colours are 8-bit LAB, which are not supported; save it as RGB"
+    if "samples out of range" in text:  # of TIFF
+        return "its samples are of a kind that is not supported; save it with 8 or 16 bits"
+    if (full := os.strerror(errno.ENOSPC)) in text:
+        return full
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"it is damaged ({lines[-1] if lines else type(error).__name__})"
 
 
-def _read_with_pillow(file: BinaryIO, head: bytes, path: str | os.PathLike) -> tuple[Picture, int]:
-    image = Image.open(file)
-    _require_readable_size(*image.size)
-    # Pillow counts the thumbnails inside a camera's JPEG ('MPO') as frames.
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        _log.warning("%s holds several frames: only the first is used", path)
-    exif = metadata.of_tiff(file) if image.format == "TIFF" else None
-    image.load()
-    icc = image.info.get("icc_profile") or None
-    orientation = 1
-    with suppress(Exception):  # EXIF is full of surprises, and none is worth the picture
-        orientation = image.getexif().get(metadata.ORIENTATION, 1)  # Pillow has turned a TIFF already
-        if image.format != "TIFF" and image.getexif():
-            exif = image.info.get("exif") or image.getexif().tobytes()
-    while exif and exif.startswith(metadata.EXIF_PREFIX):  # none in WebP, two from some writers of PNG
-        exif = exif[len(metadata.EXIF_PREFIX) :]
-    exif = metadata.EXIF_PREFIX + exif if exif else None
-
-    if head.startswith(PNG_SIGNATURE) and head[24] == 16:
-        file.seek(0)
-        pixels, alpha = deep_files.decode_png16(file.read(), image.info.get("transparency"))
-    elif image.mode.startswith("I;16"):
-        pixels, alpha = np.asarray(image).astype(np.uint16), None
-    elif image.mode == "CMYK":
-        pixels, alpha, icc = _cmyk_to_rgb(image, icc), None, None
-    else:
-        pixels, alpha = _decode_8bit(image)
-    return Picture(pixels, alpha, icc, exif), orientation
+def _is_lossless_webp(path: Path) -> bool:
+    """By the first chunk of pixels, which libvips does not tell."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+        if head[:4] + head[8:] != b"RIFFWEBP":
+            return False
+        while len(header := file.read(8)) == 8:
+            if header[:4] in (b"VP8 ", b"VP8L"):
+                return header[:4] == b"VP8L"
+            size = int.from_bytes(header[4:], "little")
+            file.seek(16 if header[:4] == b"ANMF" else size + size % 2, os.SEEK_CUR)
+    return False
 
 
-def _decode_8bit(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None]:
-    if image.mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "YCbCr"):
-        raise UserError(f"its kind {image.mode!r} is not supported; save it with 8 or 16 bits")
-    is_gray = image.mode in ("1", "L", "LA", "La")
-    mode = ("L" if is_gray else "RGB") + ("A" if image.has_transparency_data else "")
-    samples = np.array(image.convert(mode))
-    if samples.ndim == 2:
-        return samples, None
-    pixels = samples[..., 0] if is_gray else samples[..., :3]
-    if image.mode in ("P", "PA") and (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., 0]  # a palette of grays
-    return pixels, samples[..., -1] if image.has_transparency_data else None
+def _cmyk_to_srgb(image: pyvips.Image) -> pyvips.Image:
+    """By the file's own profile if it has a valid one, else by a common one for print."""
+    try:
+        converted = image.icc_transform("srgb", embedded=True, input_profile="cmyk")
+        converted.avg()
+        return converted
+    except pyvips.Error:
+        return image.colourspace("srgb")
 
 
-def _cmyk_to_rgb(image: Image.Image, icc: bytes | None) -> np.ndarray:
-    """To sRGB through the file's own profile if it has a valid one, else by the plain formula."""
-    if icc:
-        with suppress(ImageCms.PyCMSError, OSError):
-            profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            srgb = ImageCms.createProfile("sRGB")
-            return np.array(ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB"))
-    return np.array(image.convert("RGB"))
+def _to_integers(image: pyvips.Image) -> np.ndarray:
+    """uint8 or uint16 samples; UserError for numbers that are no brightness."""
+    if image.format in ("uchar", "ushort"):
+        return image.numpy()
+    if image.format not in ("float", "double"):
+        raise UserError(f"its values are of type {image.format}; save it with 8 or 16 bits")
+    values = image.numpy()
+    if not (values.min() >= 0 and values.max() <= 1):  # false for NaN as well
+        raise UserError("its float values are not all in 0 to 1; save it with 16 bits")
+    return np.rint(values * 65535.0).astype(np.uint16)
 
 
-def _adapt(picture: Picture, kind: str, path: Path) -> Picture:
-    """The picture as this format can hold it."""
-    pixels, alpha, icc, exif = picture.pixels, picture.alpha, picture.icc, picture.exif
+def _adapted(picture: Picture, kind: str, path: Path) -> Picture:
+    """The image as this format can hold it."""
+    pixels, alpha = picture.pixels, picture.alpha
     if pixels.dtype == np.uint16 and kind not in ("PNG", "TIFF"):
-        _log.warning("%s: %s has no 16 bits, reduced to 8", path, kind)
+        log.warning("%s: %s has no 16 bits, reduced to 8", path, kind)
         pixels, alpha = to_8bit(pixels), None if alpha is None else to_8bit(alpha)
     if alpha is not None and kind in ("JPEG", "BMP"):
-        _log.warning("%s: %s has no transparency, laid on white", path, kind)
-        cover = alpha if pixels.ndim == 2 else alpha[..., None]
-        mixed = pixels.astype(np.uint16) * cover + (255 - cover).astype(np.uint16) * 255
-        pixels, alpha = ((mixed + 127) // 255).astype(np.uint8), None
-    if kind == "WEBP" and pixels.ndim == 2:
-        pixels = np.repeat(pixels[..., None], 3, axis=2)
-        icc = None if icc and icc[16:20] == b"GRAY" else icc
-    if exif:
-        height, width = pixels.shape[:2]
-        exif = metadata.set_numbers(exif, {metadata.WIDTH: width, metadata.HEIGHT: height}, path)
-    if exif and kind == "JPEG" and len(exif) > 65533:
-        _log.warning("%s: EXIF is too long for JPEG and left out", path)
-        exif = None
-    return replace(picture, pixels=pixels, alpha=alpha, icc=icc, exif=exif)
+        log.warning("%s: %s has no transparency, laid on white", path, kind)
+        pixels, alpha = on_white(pixels, alpha), None
+    return replace(picture, pixels=pixels, alpha=alpha)
 
 
-def _mode(picture: Picture) -> str:
-    """Pillow's name of what is interleaved."""
-    return ("L" if picture.pixels.ndim == 2 else "RGB") + ("" if picture.alpha is None else "A")
-
-
-def _interleaved(picture: Picture) -> np.ndarray:
-    """[h, w] or [h, w, channels] with alpha last."""
-    if picture.alpha is None:
-        return picture.pixels
-    return np.dstack([picture.pixels, picture.alpha])
+def _to_vips(picture: Picture, kind: str, path: Path) -> pyvips.Image:
+    """The samples, without a copy where there is no alpha, and the metadata that is true of them."""
+    samples = picture.pixels if picture.alpha is None else np.dstack([picture.pixels, picture.alpha])
+    samples = np.ascontiguousarray(samples)
+    height, width = samples.shape[:2]
+    is_gray, is_deep = picture.pixels.ndim == 2, samples.dtype == np.uint16
+    interpretation = ("grey16" if is_deep else "b-w") if is_gray else ("rgb16" if is_deep else "srgb")
+    bands = samples.size // (height * width)
+    image = pyvips.Image.new_from_memory(samples.data, width, height, bands, "ushort" if is_deep else "uchar")
+    xres, yres = picture.pixels_per_mm
+    image = image.copy(interpretation=interpretation, xres=xres, yres=yres)
+    for name, value in picture.metadata.items():
+        colours = b"GRAY" if is_gray and kind != "WEBP" else b"RGB "  # WebP makes colour of gray
+        if name == "icc-profile-data" and value[16:20] != colours:
+            continue
+        if (
+            name.startswith("exif-")
+            and kind == "JPEG"
+            and len(picture.metadata["exif-data"]) > _JPEG_MAX_EXIF
+        ):
+            if name == "exif-data":
+                log.warning("%s: EXIF is too long for JPEG and left out", path)
+            continue
+        kinds = {bytes: pyvips.GValue.blob_type, str: pyvips.GValue.gstr_type, int: pyvips.GValue.gint_type}
+        image.set_type(kinds[type(value)], name, value)
+    for name in _OLD_SIZE:
+        image.remove(name)
+    image.set_type(pyvips.GValue.gint_type, "orientation", 1)
+    return image

@@ -1,29 +1,31 @@
-"""Which files of a folder are pictures."""
+"""Which files of a folder are images."""
 
 from __future__ import annotations
 
+import collections
+import logging
+import mimetypes
 import os
 from collections.abc import Collection
 from pathlib import Path
 
 from common.errors import UserError
-from images.files import FORMAT_OF_SUFFIX
+from images.files import READ_SUFFIXES
 
-# What is read but not written: results of such pictures are PNG.
-READ_SUFFIXES = (*FORMAT_OF_SUFFIX, ".gif", ".avif")
+log = logging.getLogger("srgan")
 
 
 def list_pictures(folder: str | os.PathLike, setting: str, skip: Collection[Path] = ()) -> list[Path]:
-    """Pictures in a folder and all folders below it, sorted; `setting` names it in errors.
+    """Images in a folder and all folders below it, sorted; `setting` names it in errors.
 
-    Passed over are names that begin with a dot ('._a.jpg' of macOS, unfinished files of our own), links in
-    a circle, and the folders `skip`, given resolved.
+    Left out are names that begin with a dot ('._a.jpg' of macOS, unfinished files of this program), links in
+    a circle, and the folders `skip`, given resolved. The log counts images of kinds that are not read.
     """
     folder = Path(folder)
     if folder.is_file():
         raise UserError(f"{setting}: {str(folder)!r} is a file; name the folder it lies in")
     if not folder.exists():
-        raise UserError(f"{setting}: there is no folder {str(folder)!r}; name one with pictures")
+        raise UserError(f"{setting}: there is no folder {str(folder)!r}; name one with images")
 
     def refuse(error: OSError) -> None:
         raise UserError(
@@ -41,10 +43,24 @@ def list_pictures(folder: str | os.PathLike, setting: str, skip: Collection[Path
         seen.add(real_root)
         folders[:] = [name for name in folders if not name.startswith(".")]
         here = [Path(root, name) for name in names if not name.startswith(".")]
-        here = [path for path in here if path.suffix.lower() in READ_SUFFIXES]
-        # not pipes and devices; a link to nothing is told of when it is read
+        # not pipes and devices; a link to nothing is reported when it is read
         found += [path for path in here if os.path.isfile(path) or not os.path.exists(path)]
-    if not found:
+    unread = collections.Counter(path.suffix.lower() for path in found if _is_unread_image(path))
+    if unread:
+        kinds = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(unread.items()))
+        log.warning("%s: left out images of kinds that are not read: %s", folder, kinds)
+    images = [path for path in found if path.suffix.lower() in READ_SUFFIXES]
+    if not images:
         kinds = ", ".join(suffix[1:] for suffix in READ_SUFFIXES)
-        raise UserError(f"{setting}: no pictures in {str(folder)!r}; put some there ({kinds})")
-    return sorted(found)
+        raise UserError(f"{setting}: no images in {str(folder)!r}; put some there ({kinds})")
+    return sorted(images)
+
+
+def _is_unread_image(path: Path) -> bool:
+    kind = mimetypes.guess_type(path.name)[0] or ""
+    return path.suffix.lower() not in READ_SUFFIXES and (
+        kind.startswith("image/") or path.suffix.lower() in RAW
+    )
+
+
+RAW = (".jxl", ".exr", ".hdr", ".psd", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2")

@@ -25,17 +25,6 @@ def to_integers(image: np.ndarray, dtype: np.dtype = np.uint8) -> np.ndarray:
     return np.rint(np.clip((image + 1) * half_range, 0, 2 * half_range)).astype(dtype)
 
 
-def upright(samples: np.ndarray, orientation: int) -> np.ndarray:
-    """[h, w, ...] as stored -> as seen, by the orientation of EXIF, 1 to 8."""
-    if orientation in (5, 6, 7, 8):
-        samples = samples.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        samples = samples[::-1]
-    if orientation in (2, 3, 6, 7):
-        samples = samples[:, ::-1]
-    return np.ascontiguousarray(samples)
-
-
 def resize(pixels: np.ndarray, height: int, width: int, method: Image.Resampling) -> np.ndarray:
     """uint8 or uint16 [h, w] or [h, w, 3] -> the same type, [height, width] or with 3 channels."""
     if pixels.shape[:2] == (height, width):
@@ -61,6 +50,12 @@ def to_8bit(samples: np.ndarray) -> np.ndarray:
     quotient = samples // 257
     quotient += samples - quotient * 257 > 128
     return quotient.astype(np.uint8)
+
+
+def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """uint8 [h, w] or [h, w, 3] and its [h, w] alpha -> the opaque image on white."""
+    cover = (alpha if pixels.ndim == 2 else alpha[..., None]).astype(np.uint16)
+    return ((pixels * cover + (255 - cover) * 255 + 127) // 255).astype(np.uint8)
 
 
 def crop_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common.settings import flatten
-from images import files
-from images.photos import validation_photo
+from images.photos import VALIDATION_FILE, packaged
 from main import tensorflow_start
 
 with tensorflow_start():
@@ -27,7 +27,9 @@ def _write_files(folder: Path) -> None:
     """Weights of VGG19's first layer, by a formula, and a small validation picture."""
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "valid").mkdir()
-    files.write_rgb(folder / "valid/small.png", validation_photo()[:64, :64])
+    # by Pillow: libvips starts threads, and tests/long/crash.py forks this process
+    with Image.open(packaged(*VALIDATION_FILE)) as photo:
+        photo.crop((0, 0, 64, 64)).save(folder / "valid/small.png")
     kernel = np.sin(np.arange(3 * 3 * 3 * 64)).reshape(3, 3, 3, 64) / 9
     bias = np.cos(np.arange(64))
     arrays = {"block1_conv1/kernel": kernel, "block1_conv1/bias": bias}

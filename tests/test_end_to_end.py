@@ -297,7 +297,7 @@ def test_own_picture_of_odd_size_becomes_exactly_four_times_as_large(runs, say, 
     weights = ["--weights", str(runs.whole / "checkpoint" / "g_srgan.npz")]
     say(tmp_path, [*EVALUATE, *weights, "--input", "odd.png", "--output", "results"])
     names = sorted(path.name for path in (tmp_path / "results").iterdir())
-    assert names == [".srgan_made_with.txt", "odd_x4.png"]
+    assert names == [".srgan_results.jsonl", "odd_x4.png"]
     assert read_rgb(tmp_path / "results" / "odd_x4.png").shape == (4 * height, 4 * width, 3)
     np.testing.assert_array_equal(read_rgb(tmp_path / "odd.png"), pixels)
 

@@ -140,7 +140,7 @@ def test_unknown_vgg_layer_names_the_known_ones(training_refusal):
 def test_unknown_recipe_names_the_known_ones(refusal):
     message = refusal("--recipe", "papper")
     assert "'papper'" in message
-    assert "tensorlayer, paper, cpu, demo" in message
+    assert "tensorlayer, paper, cpu, photo, demo" in message
 
 
 @pytest.mark.parametrize("text", ["", "TRAIN: 1", "[1, 2]", '{"TRAIN": {"batch_size"'])

@@ -22,7 +22,7 @@ from images.listing import list_pictures
 from images.photos import validation_pair
 from images.pixels import crop_to_multiple, enlarge, side_by_side
 from tf1 import checkpoints, runtime
-from upscaling import folders
+from upscaling.images import upscale_files
 from upscaling.upscaler import Upscaler, load_generator
 
 log = logging.getLogger("srgan")
@@ -76,7 +76,7 @@ def evaluate(args, config) -> int:
             # what tells the results of one command from those of another
             network = json.dumps(meta["arguments"], sort_keys=True)
             made_with = f"{checkpoints.digest(arrays)} {network} self-ensemble {args.self_ensemble}"
-            return folders.upscale_files(
+            return upscale_files(
                 upscale,
                 args.input,
                 args.output,

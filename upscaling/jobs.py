@@ -1,71 +1,103 @@
-"""Which picture goes to which file."""
+"""Which image goes to which file, and what the results in a folder were made from and with."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
-import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 
 from common.errors import UserError
-from images.files import FORMAT_OF_SUFFIX, size_of
+from images.files import WRITE_SUFFIXES, Source
 from images.listing import list_pictures
 
 log = logging.getLogger("srgan")
 
-_OUTPUT_STEM = re.compile(r"(.+?)_x\d+(\.\d+)?(_compare)?")
+NOTES_FILE = ".srgan_results.jsonl"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture file and the file its upscaled picture goes to."""
+    """One image file, the file its result goes to, and that of the comparison, if one is made."""
 
     source: Path
     target: Path
+    sheet: Path | None = None
+
+    def source_state(self) -> list[int]:
+        """Size in bytes and time of change, in ns."""
+        stat = self.source.stat()
+        return [stat.st_size, stat.st_mtime_ns]
 
 
 def plan_outputs(
     inputs: Sequence[str],
-    output_dir: str | os.PathLike,
+    output: str | os.PathLike,
     *,
     format: str | None = None,
     outscale: float = 4.0,
+    compare: bool = False,
 ) -> list[Job]:
-    """One job for each picture, in order; UserError for whatever can be refused beforehand."""
-    output_dir = Path(output_dir)
+    """One job for each image, in order; UserError for whatever can be refused beforehand.
 
-    jobs: dict[Path, Job] = {}  # by the real source, so that a picture named twice is done once
-    source_of: dict[Path, Path] = {}
+    The name of a result is a function of its source alone: photo.jpg becomes photo_x4.jpg, and
+    photo.jpg_x4.png where the suffix changes.
+    """
+    notes_of.cache_clear()
+    output = Path(output)
+    jobs: dict[Path, Job] = {}  # by the real source, so that an image named twice is done once
+    is_file = output.suffix.lower() in WRITE_SUFFIXES and not output.is_dir()
+    if is_file and (len(inputs) > 1 or Path(inputs[0]).is_dir()):
+        raise UserError(f"--output: {str(output)!r} names a file; for several images name a folder")
+    if is_file and format and WRITE_SUFFIXES[f".{format}"] != WRITE_SUFFIXES[output.suffix.lower()]:
+        raise UserError(f"--output: {str(output)!r} is no {format} file; leave out --format, or change one")
     for name in inputs:
         given = Path(name)
         if not os.path.exists(name):
-            raise UserError(f"--input: there is no file or folder {name!r}.")
+            raise UserError(f"--input: there is no file or folder {name!r}")
         folder = given if given.is_dir() else given.parent
-        for source in _pictures_in(given, output_dir) if given.is_dir() else [given]:
-            if source.resolve() in jobs:
-                continue
-            name_of = partial(_output_name, source, format, outscale)
-            target = output_dir / source.relative_to(folder).parent / name_of()
-            twin = source_of.get(target)
-            if twin is not None and twin.parent == source.parent and twin.suffix != source.suffix:
-                target = target.with_name(name_of(with_suffix=True))
-            other = source_of.setdefault(target, source)
-            if other is not source:
-                raise UserError(
-                    f"--input: {str(other)!r} and {str(source)!r} would both become "
-                    f"{str(target)!r}; rename one or give them outputs of their own."
-                )
-            jobs[source.resolve()] = Job(source, target)
+        for source in _images_in(given, output) if given.is_dir() else [given]:
+            target = output
+            if not is_file:
+                target = output / source.relative_to(folder).parent / _output_name(source, format, outscale)
+            sheet = target.with_name(f"{target.name}_compare.png") if compare else None
+            jobs.setdefault(source.resolve(), Job(source, target, sheet))
+    owners: dict[Path, Job] = {}
     for job in jobs.values():
-        if job.target.resolve() in jobs:
-            raise UserError(
-                f"--output: the result of {str(job.source)!r} would overwrite the input "
-                f"{str(job.target)!r}; name another folder."
-            )
+        for file in filter(None, (job.target, job.sheet)):
+            if (owner := owners.setdefault(file, job)) is not job:
+                raise UserError(
+                    f"--input: {str(owner.source)!r} and {str(job.source)!r} would both become "
+                    f"{str(file)!r}; rename one or give them outputs of their own"
+                )
+            if file.resolve() in jobs:
+                raise UserError(
+                    f"--output: the result of {str(job.source)!r} would overwrite the input "
+                    f"{str(file)!r}; name another folder"
+                )
     return list(jobs.values())
+
+
+def _output_name(source: Path, format: str | None, outscale: float) -> str:
+    suffix = source.suffix if source.suffix.lower() in WRITE_SUFFIXES else ".png"
+    if format is not None:
+        suffix = f".{format}"
+    stem = source.stem if suffix.lower() == source.suffix.lower() else source.name
+    return f"{stem}_x{outscale:g}{suffix}"
+
+
+def _images_in(folder: Path, output: Path) -> list[Path]:
+    """The folder's images, recursively; results of earlier runs only if there is nothing else."""
+    skip = [output.resolve()] if folder.resolve() != output.resolve() else []
+    found = list_pictures(folder, "--input", skip=skip)
+    sources = [path for path in found if path.name not in notes_of(path.parent)]
+    if sources and len(sources) < len(found):
+        log.info("%d images in %s are results of an earlier run: left out", len(found) - len(sources), folder)
+    return sources or found
 
 
 def part_of(jobs: list[Job], part: int, parts: int) -> list[Job]:
@@ -85,36 +117,29 @@ def part_of(jobs: list[Job], part: int, parts: int) -> list[Job]:
 
 def pixels_in(path: Path) -> int:
     try:
-        height, width = size_of(path)
+        source = Source(path)
     except UserError:  # reported when its turn comes
         return 0
-    return height * width
+    return source.height * source.width
 
 
-def _pictures_in(folder: Path, output_dir: Path) -> list[Path]:
-    """The folder's pictures, recursively, without the results of earlier runs."""
-    real_folder, real_output = folder.resolve(), output_dir.resolve()
-    if real_folder != real_output:
-        return list_pictures(folder, "--input", skip=[real_output])
-    found = list_pictures(folder, "--input")
-    stems: dict[Path, set[str]] = {}
-    for path in found:
-        stems.setdefault(path.parent, set()).update((path.stem, path.name))
-    sources = [path for path in found if not _is_result(path.stem, stems[path.parent])]
-    if len(sources) < len(found):
-        left_out = len(found) - len(sources)
-        log.info("%d pictures in %s are results of an earlier run: left out", left_out, folder)
-    return sources
+@cache
+def notes_of(folder: Path) -> dict[str, dict]:
+    """{name of a result: what it was made from and with}, as far as it is noted in the folder."""
+    notes = {}
+    with suppress(OSError):
+        for line in (folder / NOTES_FILE).read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # a line of a killed run
+                note = json.loads(line)
+                notes[note["name"]] = {key: note[key] for key in ("made_with", "source")}
+    return notes
 
 
-def _is_result(stem: str, stems: set[str]) -> bool:
-    match = _OUTPUT_STEM.fullmatch(stem)
-    return bool(match) and match[1] in stems
-
-
-def _output_name(source: Path, format: str | None, outscale: float, *, with_suffix: bool = False) -> str:
-    """photo.gif becomes photo_x4.png, or photo.gif_x4.png where that is the result of photo.png."""
-    suffix = source.suffix if source.suffix.lower() in FORMAT_OF_SUFFIX else ".png"
-    if format is not None:
-        suffix = f".{format.lower()}"
-    return f"{source.name if with_suffix else source.stem}_x{outscale:g}{suffix}"
+def add_notes(job: Job, made_with: str, source: list[int]) -> None:
+    """One line a result, appended at once, so that several runs may write to one folder."""
+    lines = [
+        json.dumps({"name": file.name, "made_with": made_with, "source": source}) + "\n"
+        for file in filter(None, (job.target, job.sheet))
+    ]
+    with suppress(OSError), open(job.target.parent / NOTES_FILE, "a", encoding="utf-8") as file:
+        file.write("".join(lines))

@@ -25,7 +25,7 @@ from images.bicubic import SCALE
 from images.files import read_rgb, write_rgb
 from images.pixels import resize
 from tf1 import checkpoints
-from upscaling.folders import upscale_picture
+from upscaling.images import upscale_image
 from upscaling.jobs import plan_outputs
 from upscaling.upscaler import Upscaler, load_generator
 
@@ -75,7 +75,7 @@ class Page:
             )
         upscale = functools.partial(self.upscaler(name, share), progress=progress)
         [job] = plan_outputs([source], work, outscale=outscale)
-        upscale_picture(lambda pixels, _: upscale(pixels), job, outscale)
+        upscale_image(lambda pixels, _: upscale(pixels), job, outscale)
         result = read_rgb(job.target)
         cubic = resize(bicubic.upsample(read_rgb(source)), *result.shape[:2], Image.Resampling.BICUBIC)
         return (preview(cubic), preview(result)), job.target
@@ -94,7 +94,8 @@ def serve(settings, own: Path, host: str, port: int) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"
     stop = threading.Event()
     with tempfile.TemporaryDirectory(prefix="srgan-page-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+        # results are made outside of the cache, or Gradio would not copy them there before they go
+        os.environ["GRADIO_TEMP_DIR"] = os.path.join(folder, "cache")
         try:
             import gradio
         except ModuleNotFoundError as error:

@@ -20,14 +20,16 @@ import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import cv2
 import h5py
 import numpy as np
+import tifffile
 from PIL import Image
 
 import vgg19
 from common.errors import UserError
 from common.settings import make_config
-from images.files import Picture, read_picture, size_of, write_picture
+from images.files import read_picture, write_picture
 from model import layout
 from tf1 import checkpoints
 
@@ -45,11 +47,10 @@ def make_files(folder: Path) -> list[tuple[Path, str]]:
     exif[271], exif[274] = "maker", 6
     files = {}
     for suffix in ("png", "jpg", "webp", "bmp", "tiff"):
-        write_picture(folder / f"a.{suffix}", Picture(rgb, exif=b"Exif\0\0" + exif.tobytes()[6:]))
-        files[f"a.{suffix}"] = "picture"
-    for suffix in ("png", "tiff"):
-        write_picture(folder / f"deep.{suffix}", Picture(deep, alpha=deep[..., 0]))
-        files[f"deep.{suffix}"] = "picture"
+        Image.fromarray(rgb).save(folder / f"a.{suffix}", exif=exif.tobytes())
+    # none by libvips, which starts threads: the server of files is a fork of this process
+    cv2.imwrite(str(folder / "deep.png"), np.dstack([deep, deep[..., 0]]))
+    tifffile.imwrite(folder / "deep.tiff", deep, photometric="rgb", compression="zlib")
     image = Image.fromarray(rgb)
     image.save(folder / "a.gif", save_all=True, append_images=[image.rotate(90)])
     image.save(folder / "a.avif")
@@ -57,8 +58,19 @@ def make_files(folder: Path) -> list[tuple[Path, str]]:
     image.convert("1").save(folder / "bits.png")
     image.convert("P").save(folder / "palette.png")
     image.save(folder / "lzw.tiff", compression="tiff_lzw")
-    for name in ("a.gif", "a.avif", "cmyk.jpg", "bits.png", "palette.png", "lzw.tiff"):
-        files[name] = "picture"
+    image.convert("P").save(folder / "palette.tiff")
+    image.quantize(3).save(folder / "clear.png", transparency=1, bits=2)
+    exif[0x8769] = {37500: bytes(range(64)), 40962: 23}
+    exif[0x8825] = {1: "N", 2: (1.0, 2.0, 3.0)}
+    image.save(folder / "ifd.jpg", exif=exif.tobytes())
+    image.save(folder / "ifd.webp", exif=exif.tobytes(), lossless=True)
+    with tifffile.TiffWriter(folder / "sub.tiff") as writer:
+        writer.write(deep, photometric="rgb", subifds=1)
+        writer.write(deep[::2, ::2], photometric="rgb", subfiletype=1)
+    tifffile.imwrite(folder / "half.tiff", (rgb / 255).astype(np.float16), photometric="rgb")
+    for suffix in ("ppm", "tga", "jp2"):
+        image.save(folder / f"a.{suffix}")
+    files |= {path.name: "picture" for path in folder.iterdir()}
     meta = {"network": "SRGAN_g", "arguments": {"num_blocks": 1}, "recipe": "cpu", "step": 3}
     checkpoints.write_npz(folder / "g.npz", {"SRGAN_g/a": np.ones((3, 4), np.float32)}, meta)
     weights = {"kernel": rng.random((3, 3, 3, 64), np.float32), "bias": rng.random(64, np.float32)}
@@ -99,8 +111,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 def read(path: Path, kind: str) -> None:
     if kind == "picture":
-        size_of(path)
-        read_picture(path)
+        write_picture(path.with_name("written.tiff"), read_picture(path))
     elif kind == "checkpoint":
         checkpoints.read_network(path, "SRGAN_g", layout)
     elif kind == "vgg":

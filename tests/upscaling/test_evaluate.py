@@ -243,12 +243,12 @@ def test_options_reach_the_pictures(folder):
     write_rgb(folder / "a.png", noise(5, 6))
     arguments = ["--mode=evaluate", "--input", "a.png", "--output", "out"]
     assert main.main([*arguments, "--format", "bmp", "--outscale", "2"]) == 0
-    assert read_rgb(folder / "out/a_x2.bmp").shape == (10, 12, 3)
-    (folder / "out/a_x2.bmp").write_bytes(b"old")
+    assert read_rgb(folder / "out/a.png_x2.bmp").shape == (10, 12, 3)
+    (folder / "out/a.png_x2.bmp").write_bytes(b"old")
     assert main.main([*arguments, "--format", "bmp", "--outscale", "2"]) == 0
-    assert (folder / "out/a_x2.bmp").read_bytes() == b"old"
+    assert (folder / "out/a.png_x2.bmp").read_bytes() == b"old"
     assert main.main([*arguments, "--format", "bmp", "--outscale", "2", "--overwrite"]) == 0
-    assert read_rgb(folder / "out/a_x2.bmp").shape == (10, 12, 3)
+    assert read_rgb(folder / "out/a.png_x2.bmp").shape == (10, 12, 3)
 
 
 def test_other_weights_do_not_find_their_work_done(folder, capfd):

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image, ImageCms
 
 from common.errors import UserError
-from images.files import Picture, read_picture, size_of, write_picture
-from upscaling import folders
-from upscaling.folders import resize, upscale_files
-from upscaling.jobs import part_of, plan_outputs
+from common.files import atomic
+from images.files import Picture, Source, read_picture, write_picture
+from upscaling import images as images_module
+from upscaling.images import resize, upscale_files
+from upscaling.jobs import NOTES_FILE, notes_of, part_of, plan_outputs
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -41,7 +42,9 @@ def make_png(path, height=5, width=6, seed=0):
 
 
 def names_in(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """Of all files but the notes of what results were made from."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != NOTES_FILE)
+    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 @pytest.mark.parametrize("with_alpha", [False, True], ids=["opaque", "alpha"])
@@ -54,16 +57,18 @@ def test_every_kind_of_picture_passes_through_exactly(tmp_path, suffix, dtype, c
     alpha = np.full((5, 6), most, dtype) if with_alpha else None
     exif = Image.Exif()
     exif[271] = "A maker"
+    Image.new("RGB", (2, 2)).save(tmp_path / "b.png", exif=exif.tobytes())
+    metadata = {**read_picture(tmp_path / "b.png").metadata, "icc-profile-data": ICC}
     source = tmp_path / f"a{suffix}"
-    write_picture(source, Picture(pixels, alpha, ICC, exif.tobytes()))
+    write_picture(source, Picture(pixels, alpha, metadata))
     assert upscale_files(nearest, [str(source)], tmp_path / "out") == 0
     picture = read_picture(tmp_path / "out" / f"a_x4{suffix}")
     assert picture.pixels.dtype == dtype
     np.testing.assert_array_equal(picture.pixels, four_times(pixels))
     assert (picture.alpha is not None) == with_alpha
     assert not with_alpha or (picture.alpha == most).all()
-    assert picture.icc == ICC
-    assert b"A maker" in picture.exif
+    assert picture.metadata.get("icc-profile-data") == (ICC if channels else None)
+    assert suffix == ".tiff" or b"A maker" in picture.metadata["exif-data"]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp", ".bmp"])
@@ -84,9 +89,12 @@ def test_palette_and_cmyk_pictures_come_out_as_colour(tmp_path):
     inks[:2, :, 1:3], inks[2:, :, 0:3:2] = 255, 255  # magenta and yellow, cyan and yellow
     Image.fromarray(inks, "CMYK").save(tmp_path / "inks.tiff")
     assert upscale_files(nearest, [str(tmp_path)], tmp_path / "out") == 0
-    for name in ("palette_x4.png", "moving_x4.png", "inks_x4.tiff"):
+    for name in ("palette_x4.png", "moving.gif_x4.png", "inks_x4.tiff"):
         sr = read_picture(tmp_path / "out" / name).pixels
-        np.testing.assert_array_equal(sr, four_times(colours))
+        if name == "inks_x4.tiff":  # the red and green of print
+            assert (sr.argmax(-1) == four_times(colours).argmax(-1)).all()
+        else:
+            np.testing.assert_array_equal(sr, four_times(colours))
 
 
 def test_a_dark_16_bit_picture_reaches_the_upscaler_as_it_is(tmp_path):
@@ -149,7 +157,7 @@ def test_folders_are_searched_and_their_structure_is_kept(tmp_path, capfd):
     assert upscale_files(nearest, [str(tmp_path / "in"), str(single)], out) == 0
     assert names_in(out) == ["a_x4.png", "b/c_x4.png", "b/d/e_x4.PNG", "single_x4.png"]
     printed = capfd.readouterr()
-    assert f"4 of 4 pictures upscaled to {out}\n" in printed.out
+    assert f"4 of 4 images upscaled to {out}\n" in printed.out
     assert f"[4/4] {single}\n" in printed.err
 
 
@@ -164,11 +172,13 @@ def test_a_link_in_a_circle_does_not_go_on_for_ever(tmp_path):
     [
         ("a.jpg", {}, "a_x4.jpg"),
         ("a.b.TIF", {}, "a.b_x4.TIF"),
-        ("a.gif", {}, "a_x4.png"),
-        ("a.tga", {}, "a_x4.png"),
-        ("a.png", {"format": "jpg"}, "a_x4.jpg"),
-        ("a.png", {"format": "TIFF"}, "a_x4.tiff"),
-        ("a.png", {"format": "webp", "outscale": 2}, "a_x2.webp"),
+        ("a.jfif", {}, "a_x4.jfif"),
+        ("a.gif", {}, "a.gif_x4.png"),
+        ("a.tga", {}, "a.tga_x4.png"),
+        ("a.png", {"format": "jpg"}, "a.png_x4.jpg"),
+        ("a.JPG", {"format": "jpg"}, "a_x4.jpg"),
+        ("a.jpeg", {"format": "jpg"}, "a.jpeg_x4.jpg"),
+        ("a.png", {"format": "webp", "outscale": 2}, "a.png_x2.webp"),
         ("a.png", {"outscale": 3.5}, "a_x3.5.png"),
         ("a.png", {"outscale": 16.0}, "a_x16.png"),
     ],
@@ -183,7 +193,7 @@ def test_the_chosen_format_is_written(tmp_path):
     source = make_png(tmp_path / "a.png")
     for format, kind in (("jpg", "JPEG"), ("webp", "WEBP"), ("bmp", "BMP"), ("tiff", "TIFF")):
         upscale_files(nearest, [str(source)], tmp_path, format=format)
-        with Image.open(tmp_path / f"a_x4.{format}") as image:
+        with Image.open(tmp_path / f"a.png_x4.{format}") as image:
             assert (image.format, image.size) == (kind, (24, 20))
 
 
@@ -198,7 +208,7 @@ def test_mistakes_are_refused_before_any_work(tmp_path):
     out = tmp_path / "out"
     cases = [
         (["nowhere.png"], out, {}, "there is no file or folder 'nowhere.png'"),
-        ([str(tmp_path / "empty")], out, {}, "no pictures in"),
+        ([str(tmp_path / "empty")], out, {}, "no images in"),
         ([png], tmp_path / "file", {}, "--output: cannot write to"),
         ([png], tmp_path / "file/below", {}, "--output: cannot write to"),
         ([png, str(tmp_path / "other")], out, {}, "would both become"),
@@ -223,7 +233,7 @@ def test_outputs_inside_the_input_folder_do_not_become_inputs(tmp_path, output):
     make_png(tmp_path / "in/c/d.png")
     for options in ({}, {"format": "jpg"}, {"outscale": 2.5}, {}):
         assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / output, **options) == 0
-    results = [f"{stem}_x{end}" for stem in ("a", "c/d") for end in ("2.5.png", "4.jpg", "4.png")]
+    results = [f"{stem}{end}" for stem in ("a", "c/d") for end in ("_x2.5.png", ".png_x4.jpg", "_x4.png")]
     found = set(names_in(tmp_path / output)) - {"a.png", "c/d.png"}
     assert found == set(results)
 
@@ -246,7 +256,7 @@ def test_bad_files_are_reported_at_the_end_and_do_not_stop_the_others(tmp_path, 
     assert upscale_files(upscale, inputs, tmp_path / "out", overwrite=True) == 1
     assert names_in(tmp_path / "out") == ["a_x4.png"]
     printed = capfd.readouterr()
-    assert "1 of 6 pictures upscaled" in printed.out
+    assert "1 of 6 images upscaled" in printed.out
     assert "5 failed" in printed.out
     report = [line for line in printed.err.splitlines() if line.startswith("  ")]
     assert len(report) == 5
@@ -256,7 +266,7 @@ def test_bad_files_are_reported_at_the_end_and_do_not_stop_the_others(tmp_path, 
     memory = f"  cannot upscale {inside}/d.png: not enough memory for the smallest tile"
     assert memory in report
     assert any(f"cannot write {tmp_path}/out/e_x4.png: Is a directory" in line for line in report)
-    assert any(f"cannot read {inside}/f.jpg: it is not a picture" in line for line in report)
+    assert any(f"cannot read {inside}/f.jpg: it is not an image" in line for line in report)
 
 
 def test_results_too_large_for_their_format_fail_before_they_are_computed(tmp_path, capfd):
@@ -264,21 +274,6 @@ def test_results_too_large_for_their_format_fail_before_they_are_computed(tmp_pa
     code = upscale_files(lambda *_: pytest.fail("computed"), [str(tmp_path / "a.webp")], tmp_path)
     assert code == 1
     assert "WEBP holds at most 16383 pixels a side" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("shape", "with_alpha", "dtype", "bytes_per_px"),
-    [((2, 2), False, np.uint8, 1), ((2, 2), True, np.uint16, 4), ((2, 2, 3), True, np.uint8, 4)],
-)
-def test_a_results_size_in_bytes_is_that_of_its_samples(
-    tmp_path, monkeypatch, shape, with_alpha, dtype, bytes_per_px
-):
-    alpha = np.full((2, 2), 9, dtype) if with_alpha else None
-    write_picture(tmp_path / "a.tiff", Picture(np.zeros(shape, dtype), alpha))
-    checked = []
-    monkeypatch.setattr(folders, "check_fits", lambda *what: checked.append(what))
-    upscale_files(nearest, [str(tmp_path / "a.tiff")], tmp_path / "out")
-    assert checked[-1] == (tmp_path / "out/a_x4.tiff", 8, 8, bytes_per_px)
 
 
 def test_a_full_disk_is_that_files_failure(tmp_path, monkeypatch, capfd):
@@ -305,10 +300,10 @@ def test_what_exists_is_left_and_counted_unless_overwriting_is_asked_for(tmp_pat
     (out / "a_x4.png").write_text("mine")
     assert upscale_files(nearest, [str(tmp_path / "in")], out) == 0
     assert (out / "a_x4.png").read_text() == "mine"
-    message = f"1 of 2 pictures upscaled to {out}, 1 already done (--overwrite makes them again)"
+    message = f"1 of 2 images upscaled to {out}, 1 already there (--overwrite makes them again)"
     assert message in capfd.readouterr().out
     assert upscale_files(nearest, [str(tmp_path / "in")], out, overwrite=True) == 0
-    assert size_of(out / "a_x4.png") == (20, 24)
+    assert read_picture(out / "a_x4.png").pixels.shape == (20, 24, 3)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -327,7 +322,7 @@ def test_another_network_factor_is_resized_to_the_final_one(tmp_path):
     make_png(tmp_path / "a.png")
     twice = lambda pixels, progress: pixels.repeat(2, axis=0).repeat(2, axis=1)  # noqa: E731
     assert upscale_files(twice, [str(tmp_path)], tmp_path / "out", scale=2) == 0
-    assert size_of(tmp_path / "out/a_x4.png") == (20, 24)
+    assert read_picture(tmp_path / "out/a_x4.png").pixels.shape == (20, 24, 3)
 
 
 def test_16_bit_resizing_equals_8_bit_resizing_and_does_not_overflow():
@@ -352,16 +347,16 @@ def test_reading_computing_and_writing_overlap_but_stay_bounded(tmp_path, monkey
     for index in range(6):
         make_png(tmp_path / f"in/{index}.png")
     begun, computed, seen_read, seen_behind = [], [], [], []
-    read, write = folders.read_picture, folders.write_picture
+    read, write = Source.read, images_module.write_picture
 
     def slow_write(path, picture):
         time.sleep(0.05)
         write(path, picture)
         begun.append("written")
 
-    def counted_read(path):
+    def counted_read(source):
         begun.append("read")
-        return read(path)
+        return read(source)
 
     def upscale(pixels, progress):
         time.sleep(0.03)
@@ -370,8 +365,8 @@ def test_reading_computing_and_writing_overlap_but_stay_bounded(tmp_path, monkey
         seen_behind.append(len(computed) - 1 - begun.count("written"))
         return nearest(pixels, progress)
 
-    monkeypatch.setattr(folders, "read_picture", counted_read)
-    monkeypatch.setattr(folders, "write_picture", slow_write)
+    monkeypatch.setattr(Source, "read", counted_read)
+    monkeypatch.setattr(images_module, "write_picture", slow_write)
     assert upscale_files(upscale, [str(tmp_path / "in")], tmp_path / "out") == 0
     assert len(names_in(tmp_path / "out")) == 6
     assert max(seen_read) == 1  # the next one is read while this one is computed, no more
@@ -416,14 +411,14 @@ def test_whatever_goes_wrong_with_a_picture_is_that_pictures_failure(tmp_path, c
 def test_failures_of_the_writer_are_those_of_its_picture(tmp_path, capfd, monkeypatch):
     for index in range(3):
         make_png(tmp_path / f"in/{index}.png")
-    write = folders.write_picture
+    write = images_module.write_picture
 
     def failing_write(path, picture):
         if path.name == "1_x4.png":
             raise RuntimeError("boom")
         write(path, picture)
 
-    monkeypatch.setattr(folders, "write_picture", failing_write)
+    monkeypatch.setattr(images_module, "write_picture", failing_write)
     assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "out") == 1
     assert names_in(tmp_path / "out") == ["0_x4.png", "2_x4.png"]
     assert "in/1.png: RuntimeError boom" in capfd.readouterr().err
@@ -432,38 +427,119 @@ def test_failures_of_the_writer_are_those_of_its_picture(tmp_path, capfd, monkey
 def test_results_that_memory_cannot_hold_are_refused_by_their_size(tmp_path, capfd, monkeypatch):
     make_png(tmp_path / "in/a.png", 20, 20)
     make_png(tmp_path / "in/b.png", 10, 10)
-    monkeypatch.setattr(folders, "memory_limit", lambda: 12 * 16 * 20 * 20 - 1)
+    monkeypatch.setattr(images_module, "memory_limit", lambda: 12 * 16 * 20 * 20 - 1)
     assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "out") == 1
     assert names_in(tmp_path / "out") == ["b_x4.png"]
     assert "a.png: 20 x 20 px become 80 x 80, which takes about" in capfd.readouterr().err
 
 
-def test_pictures_that_would_become_one_file_keep_their_suffix_in_the_name(tmp_path):
-    make_png(tmp_path / "in/x.png")
-    Image.new("RGB", (6, 5)).save(tmp_path / "in/x.gif")
-    jobs = plan_outputs([str(tmp_path / "in")], tmp_path / "out")
-    assert {job.source.name: job.target.name for job in jobs} == {
-        "x.gif": "x_x4.png",
-        "x.png": "x.png_x4.png",
-    }
-    assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "in") == 0
-    assert len(plan_outputs([str(tmp_path / "in")], tmp_path / "in")) == 2  # results are not taken for inputs
+@pytest.mark.parametrize("options", [{}, {"format": "png"}, {"format": "jpg"}, {"compare": True}])
+def test_names_of_results_do_not_depend_on_their_neighbours(tmp_path, options):
+    names = ["x.jpg", "x.png", "x.webp", "x.gif", "x.jpeg", "y.png"]
+    for name in names:
+        Image.new("RGB", (6, 5)).save(tmp_path / name)
+    jobs = plan_outputs([str(tmp_path)], tmp_path / "out", **options)
+    files = [file for job in jobs for file in (job.target, job.sheet) if file]
+    assert len(set(files)) == len(files) == len(names) * (2 if options.get("compare") else 1)
+    for job in jobs:
+        assert plan_outputs([str(job.source)], tmp_path / "out", **options) == [job]
+
+
+def test_a_source_added_later_does_not_disturb_what_is_done(tmp_path, capfd):
+    make_png(tmp_path / "in/photo.png")
+    inputs, out = [str(tmp_path / "in")], tmp_path / "out"
+    assert upscale_files(nearest, inputs, out, format="png") == 0
+    Image.new("RGB", (8, 8)).save(tmp_path / "in/photo.jpg")
+    assert upscale_files(nearest, inputs, out, format="png") == 0
+    assert "1 of 2 images upscaled" in capfd.readouterr().out
+    assert names_in(out) == ["photo.jpg_x4.png", "photo_x4.png"]
+    assert read_picture(out / "photo_x4.png").pixels.shape == (20, 24, 3)
 
 
 def test_results_of_other_weights_are_not_taken_for_done(tmp_path):
-    source = str(make_png(tmp_path / "a.png"))
+    one, two = (str(make_png(tmp_path / f"{name}.png")) for name in ("one", "two"))
     out = tmp_path / "out"
-    assert upscale_files(nearest, [source], out, made_with="one") == 0
-    assert upscale_files(nearest, [source], out, made_with="one") == 0
-    with pytest.raises(UserError, match="made with other weights"):
-        upscale_files(nearest, [source], out, made_with="two")
-    assert upscale_files(nearest, [source], out, made_with="two", overwrite=True) == 0
-    assert upscale_files(nearest, [source], out, made_with="two") == 0
+    assert upscale_files(nearest, [one], out, made_with="A") == 0
+    assert upscale_files(nearest, [two], out, made_with="B") == 0
+    assert upscale_files(nearest, [one], out, made_with="A") == 0  # its own
+    with pytest.raises(UserError, match=r"1 results such as .*one_x4.png' were made with other weights"):
+        upscale_files(nearest, [one, two], out, made_with="B")
+    assert upscale_files(nearest, [one, two], out, made_with="B", overwrite=True) == 0
+    assert upscale_files(nearest, [one, two], out, made_with="B") == 0
+
+
+def test_a_source_that_changed_is_done_again(tmp_path, capfd):
+    source = make_png(tmp_path / "a.png", 5, 6)
+    assert upscale_files(nearest, [str(source)], tmp_path / "out") == 0
+    make_png(source, 7, 8)
+    assert upscale_files(nearest, [str(source)], tmp_path / "out") == 0
+    assert "1 of them again, as their sources have changed" in capfd.readouterr().out
+    assert read_picture(tmp_path / "out/a_x4.png").pixels.shape == (28, 32, 3)
+    assert upscale_files(lambda *_: pytest.fail("again"), [str(source)], tmp_path / "out") == 0
+
+
+def test_files_that_others_made_are_left(tmp_path, capfd):
+    source = make_png(tmp_path / "a.png")
+    kept = make_png(tmp_path / "out/a_x4.png", 3, 3).read_bytes()
+    assert upscale_files(nearest, [str(source)], tmp_path / "out") == 0
+    assert "1 already there" in capfd.readouterr().out
+    assert (tmp_path / "out/a_x4.png").read_bytes() == kept
+    (tmp_path / "out/a_x4.png").unlink()
+    (tmp_path / "out/a_x4.png_compare.png").write_text("somebody's")
+    assert upscale_files(nearest, [str(source)], tmp_path / "out", compare=True) == 1
+    assert (tmp_path / "out/a_x4.png_compare.png").read_text() == "somebody's"
+
+
+def test_results_of_an_earlier_command_are_no_input(tmp_path):
+    make_png(tmp_path / "pics/a.png")
+    make_png(tmp_path / "pics/holiday_x4.png")  # a name that only looks so
+    assert upscale_files(nearest, [str(tmp_path / "pics/a.png")], tmp_path / "pics/x4", compare=True) == 0
+    jobs = plan_outputs([str(tmp_path / "pics")], tmp_path / "elsewhere")
+    assert [job.source.name for job in jobs] == ["a.png", "holiday_x4.png"]
+    jobs = plan_outputs([str(tmp_path / "pics/x4/a_x4.png")], tmp_path / "elsewhere")  # unless named
+    assert len(jobs) == 1
+    jobs = plan_outputs([str(tmp_path / "pics/x4")], tmp_path / "elsewhere")
+    assert len(jobs) == 2
+
+
+def test_a_damaged_note_is_no_note(tmp_path):
+    (tmp_path / NOTES_FILE).write_text('{"name": "a.png", "made\n[]\n3\n{"name": "b.png"}\n')
+    assert notes_of(tmp_path) == {}
+
+
+def test_the_output_may_be_a_file_for_one_image(tmp_path):
+    source = str(make_png(tmp_path / "a.png"))
+    assert upscale_files(nearest, [source], tmp_path / "out/big.jpg") == 0
+    assert names_in(tmp_path / "out") == ["big.jpg"]
+    for inputs, options in (([source, source], {}), ([str(tmp_path)], {}), ([source], {"format": "png"})):
+        with pytest.raises(UserError, match=r"big\.jpg' (names a file|is no png file)"):
+            plan_outputs(inputs, tmp_path / "out/big.jpg", **options)
+    (tmp_path / "folder.png").mkdir()
+    (job,) = plan_outputs([source], tmp_path / "folder.png")
+    assert job.target == tmp_path / "folder.png/a_x4.png"
+
+
+def test_names_too_long_are_refused_before_the_work(tmp_path, capfd):
+    source = str(make_png(tmp_path / f"{'x' * 249}.png"))
+    assert upscale_files(lambda *_: pytest.fail("computed"), [source], tmp_path / "out") == 1
+    assert "is too long" in capfd.readouterr().err
+    source = str(make_png(tmp_path / f"{'y' * 248}.png"))
+    assert upscale_files(nearest, [source], tmp_path / "out") == 0
+
+
+def test_kinds_that_are_not_read_are_counted(tmp_path, caplog):
+    make_png(tmp_path / "a.png")
+    for name in ("b.jxl", "c.psd", "d.PSD", "notes.txt", "e.svg"):
+        (tmp_path / name).touch()
+    for name in ("f.jfif", "g.jpe", "h.tga", "i.ppm", "j.heic", "k.jp2"):
+        (tmp_path / name).touch()
+    assert len(plan_outputs([str(tmp_path)], tmp_path / "out")) == 7
+    assert "left out images of kinds that are not read: .jxl (1), .psd (2), .svg (1)" in caplog.text
 
 
 SLOW_RUN = """
 import signal, sys, time
-from upscaling.folders import upscale_files
+from upscaling.images import upscale_files
 
 def stop(number, frame):
     raise KeyboardInterrupt
@@ -485,7 +561,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, number):
     upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "whole")
     out = tmp_path / "out"
     command = [sys.executable, "-c", SLOW_RUN, str(tmp_path / "in"), str(out)]
-    root = str(Path(folders.__file__).parents[1])
+    root = str(Path(images_module.__file__).parents[1])
     environment = {**os.environ, "PYTHONPATH": root}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
@@ -498,17 +574,19 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path, number):
     for path in done:  # complete, each of them
         assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes()
     if number == signal.SIGTERM:
-        assert len(list(out.iterdir())) == len(done)
+        assert len(names_in(out)) == len(done)
     calls = []
     upscale_files(lambda x, progress: calls.append(1) or nearest(x, progress), [str(tmp_path / "in")], out)
     assert len(calls) == 6 - len(done)
-    for path in (tmp_path / "whole").iterdir():
-        assert (out / path.name).read_bytes() == path.read_bytes()
+    for name in names_in(tmp_path / "whole"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_leftover_of_a_killed_write_is_replaced(tmp_path):
     source = make_png(tmp_path / "in/a.png")
-    (tmp_path / "in/.a_x4.part.png").write_bytes(b"half")
+    with atomic(tmp_path / "in/a_x4.png") as part:
+        part.touch()
+    (tmp_path / "in/a_x4.png").rename(part)  # as a killed process leaves it
     assert upscale_files(nearest, [str(source.parent)], tmp_path / "in") == 0
     assert names_in(tmp_path / "in") == ["a.png", "a_x4.png"]
 
@@ -535,14 +613,15 @@ def test_shards_together_make_what_one_run_makes(tmp_path):
     assert upscale_files(nearest, source, tmp_path / "whole", made_with="x") == 0
     for part in (2, 1):
         assert upscale_files(nearest, source, tmp_path / "parts", made_with="x", shard=(part, 2)) == 0
-    made = {path.name: path.read_bytes() for path in (tmp_path / "parts").iterdir()}
-    assert made == {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
+    for name in names_in(tmp_path / "whole"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert names_in(tmp_path / "parts") == names_in(tmp_path / "whole")
 
 
 def test_more_shards_than_pictures_leave_some_without_work(tmp_path, capfd):
     source = str(make_png(tmp_path / "a.png"))
     assert upscale_files(nearest, [source], tmp_path / "out", shard=(2, 2)) == 0
-    assert "0 of 0 pictures" in capfd.readouterr().out
+    assert "0 of 0 images" in capfd.readouterr().out
 
 
 # --- Before and after
@@ -552,8 +631,8 @@ def test_more_shards_than_pictures_leave_some_without_work(tmp_path, capfd):
 def test_a_comparison_shows_bicubic_beside_the_result_at_its_size(tmp_path, dtype):
     write_picture(tmp_path / "in/a.png", Picture(random_samples(dtype, 30, 40)))
     assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "in", compare=True) == 0
-    assert names_in(tmp_path / "in") == ["a.png", "a_x4.png", "a_x4_compare.png"]
-    sheet = read_picture(tmp_path / "in/a_x4_compare.png").pixels
+    assert names_in(tmp_path / "in") == ["a.png", "a_x4.png", "a_x4.png_compare.png"]
+    sheet = read_picture(tmp_path / "in/a_x4.png_compare.png").pixels
     result = read_picture(tmp_path / "in/a_x4.png").pixels
     shown = (result / 257).round() if dtype == np.uint16 else result
     assert sheet.dtype == np.uint8 and (sheet[-120:, -160:, 0] == shown).all()
@@ -563,9 +642,9 @@ def test_a_comparison_shows_bicubic_beside_the_result_at_its_size(tmp_path, dtyp
 
 
 def test_of_a_large_picture_the_middle_is_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "COMPARED_PX", 160)
+    monkeypatch.setattr(images_module, "COMPARED_PX", 160)
     pixels = np.zeros((80, 80, 3), np.uint8)
     pixels[20:60, 20:60] = 200
     write_picture(tmp_path / "a.png", Picture(pixels))
     upscale_files(nearest, [str(tmp_path / "a.png")], tmp_path / "out", compare=True)
-    assert (read_picture(tmp_path / "out/a_x4_compare.png").pixels[-160:, -160:] == 200).all()
+    assert (read_picture(tmp_path / "out/a_x4.png_compare.png").pixels[-160:, -160:] == 200).all()

@@ -54,6 +54,11 @@ TRAINING_HINT = (
 )
 
 
+def user_path(text: str) -> Path:
+    """A path in which ~ is the home folder, also where the shell leaves it, as in --output=~/out."""
+    return Path(text).expanduser()
+
+
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -64,11 +69,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--mode", choices=("srgan", "evaluate", "benchmark", "export", "page"), default="srgan"
     )
     parser.add_argument(
-        "--checkpoint-dir", type=Path, metavar="DIR", help="a run's files; default: checkpoint"
+        "--checkpoint-dir", type=user_path, metavar="DIR", help="a run's files; default: checkpoint"
     )
     parser.add_argument(
         "--samples-dir",
-        type=Path,
+        type=user_path,
         metavar="DIR",
         default=Path("samples"),
         help="pictures of it; default: samples",
@@ -90,11 +95,17 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     training.add_argument("--restart", action="store_true", help="begin anew, setting the old run aside")
 
     running = parser.add_argument_group("--mode=evaluate and --mode=benchmark")
-    running.add_argument("--weights", metavar="NPZ", help="generator; default: the run's, else ours")
+    running.add_argument(
+        "--weights", type=os.path.expanduser, metavar="NPZ", help="generator; default: the run's, else ours"
+    )
     running.add_argument("--blend", action="append", default=[], metavar="NPZ=SHARE")
     running.add_argument("--self-ensemble", action="store_true", help="mean of 8 turns and flips")
-    running.add_argument("--input", nargs="+", metavar="PATH", help="pictures or folders")
-    running.add_argument("--output", type=Path, metavar="DIR", help="where results go")
+    running.add_argument(
+        "--input", nargs="+", type=os.path.expanduser, metavar="PATH", help="pictures or folders"
+    )
+    running.add_argument(
+        "--output", type=user_path, metavar="DIR", help="where results go; for one image also a file"
+    )
 
     own = parser.add_argument_group("--mode=evaluate --input")
     own.add_argument(
@@ -244,6 +255,9 @@ def open_missing_streams() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     open_missing_streams()
+    for stream in (sys.stdout, sys.stderr):  # file names may hold what a terminal cannot show
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     args = parse_arguments(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)

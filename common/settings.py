@@ -7,6 +7,7 @@ import copy
 import difflib
 import json
 import math
+import os
 from pathlib import Path
 
 from easydict import EasyDict as edict
@@ -46,6 +47,7 @@ AT_MOST = {
     "RUNTIME.intra_op_threads": 1024,
     "RUNTIME.devices": 64,
 }
+PATHS = ("hr_img_path", "lr_img_path", "init_weights", "init_weights_d", "VGG.weights")  # ends of keys
 NOT_EMPTY = ("TRAIN.hr_img_path", "VALID.hr_img_path", "VGG.weights")
 MOST_FILE_BYTES = 2**20  # of a JSON file of settings
 
@@ -65,6 +67,9 @@ def make_config(recipe: str | None = None, file: str | None = None, settings=())
         if not equals:
             raise UserError(f"--set {setting}: write KEY=VALUE, as in TRAIN.batch_size=4")
         set_value(cfg, key.strip(), text.strip(), parse=True)
+    for key, value in flatten(cfg):
+        if key.endswith(PATHS):
+            set_value(cfg, key, os.path.expanduser(value))
     if cfg.TRAIN.hr_patch_size % 4 or cfg.TRAIN.hr_patch_size < 16:
         raise UserError("TRAIN.hr_patch_size must be a multiple of 4 and at least 16")
     if cfg.VGG.share == 0:

@@ -185,9 +185,8 @@ def test_training_picture_that_is_no_picture(training_refusal, tmp_path):
 
 def test_training_picture_that_is_cut_off(training_refusal, tmp_path):
     path = write_picture(tmp_path / "photos" / "bad.jpg", 200, 200)
-    path.write_bytes(path.read_bytes()[:5000])  # its header is whole: found out in mid-training
+    path.write_bytes(path.read_bytes()[:5000])  # its header is whole: found out when it is its turn
     assert "photos/bad.jpg" in training_refusal("TRAIN.hr_img_path=photos")
-    assert not list(tmp_path.glob("checkpoint/*.npz"))
 
 
 def test_all_training_pictures_smaller_than_the_patch(training_refusal, tmp_path):

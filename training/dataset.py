@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -60,13 +60,15 @@ class Dataset:
         degradation: str = "bicubic",
         max_bad_images: float = 0.01,
         known: Listing | None = None,
+        skip: Collection[Path] = (),
         setting: str = "TRAIN.hr_img_path",
     ) -> None:
-        """Decodes every picture once, but for those that are as `known`; `setting` names the path in errors.
+        """Reads the header of every picture, but for those that are as `known`; `setting` names the path.
 
-        Those that cannot be read are told of and left out; UserError if their share is above
+        Those that are none are told of and left out; UserError if their share is above
         `max_bad_images`, or if none is left. crops_per_image: patches of a picture in an epoch; None: by
-        its area. degradation: 'bicubic' makes LR as MATLAB does, 'photo' as training/degradation.py does.
+        its area. skip: folders below that are no training data.
+        degradation: 'bicubic' makes LR as MATLAB does, 'photo' as training/degradation.py does.
         """
         assert degradation in ("bicubic", "photo"), degradation
         assert min(patch_size, batch_size, seed + 1) > 0, (patch_size, batch_size, seed)
@@ -83,7 +85,9 @@ class Dataset:
             paths = [photos.packaged(*file) for file in photos.SAMPLE_FILES.values()]
             names = [path.name for path in paths]
         else:
-            paths = list_pictures(hr_img_path, setting)
+            folder = Path(hr_img_path).resolve()
+            below = [path.resolve() for path in skip if path.resolve() != folder]
+            paths = list_pictures(hr_img_path, setting, below)
             names = [path.relative_to(hr_img_path).as_posix() for path in paths]
         looked = self._look_at(paths, names, known or {}, setting, max_bad_images)
         self.listing: Listing = {name: entry for name, entry in zip(names, looked) if entry}
@@ -261,7 +265,8 @@ class Dataset:
                 entry = known.get(name)
                 if entry and tuple(entry[:2]) == (stat.st_size, stat.st_mtime_ns):
                     return tuple(entry)
-                return (stat.st_size, stat.st_mtime_ns, *self._read(path).shape[:2])
+                source = files.Source(path)
+                return (stat.st_size, stat.st_mtime_ns, source.height, source.width)
             except OSError as error:
                 return UserError(f"cannot read {path}: {error.strerror}")
             except UserError as error:

@@ -56,6 +56,7 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
         degradation=config.TRAIN.degradation,
         max_bad_images=config.TRAIN.max_bad_images,
         known=known,
+        skip=(checkpoint_dir, samples_dir),
     )
     dtype = runtime.compute_dtype(config.RUNTIME.precision)
     made_with = {

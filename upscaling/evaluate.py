@@ -70,8 +70,7 @@ def evaluate(args, config) -> int:
         upscale = functools.partial(upscaler, self_ensemble=args.self_ensemble)
         if args.mode == "benchmark":
             output = args.output or args.samples_dir / "benchmark"
-            benchmark(upscale, [Path(folder) for folder in args.input], output)
-            return 0
+            return benchmark(upscale, [Path(folder) for folder in args.input], output)
         if args.input:
             # what tells the results of one command from those of another
             network = json.dumps(meta["arguments"], sort_keys=True)
@@ -114,37 +113,26 @@ def evaluate_validation(upscale, hr: np.ndarray, lr: np.ndarray, folder: Path, n
     log.info("Wrote %s/valid_{%s}.png", folder, ",".join(files))
 
 
-def benchmark(upscale, inputs: list[Path], output: Path) -> None:
-    """Scores bicubic and the network on sets of HR pictures; table on screen, CSV, JSON, pictures.
+def benchmark(upscale, inputs: list[Path], output: Path) -> int:
+    """Scores bicubic and the network on sets of HR images; table on screen, CSV, JSON, images.
 
-    The files are brought up to date after each picture, so that a stop loses none.
+    Returns 0, or 1 if some images failed, which are reported at the end. The files are brought up to date
+    after each image, so that a stop loses none.
     """
     sets = benchmark_sets(inputs, output)
     require_writable(output, "--output")
-    rows, means = [], []
+    rows, means, failures = [], [], []
     log.info("%s", _row(HEADINGS))
     for set_name, pairs in sets.items():
         of_set = []
         for name, hr_path, lr_path in pairs:
-            hr, lr = read_pair(hr_path, lr_path)
-            if min(hr.shape[:2]) < metrics.LEAST_SIDE:
-                log.warning("WARNING: %s is left out: sides below %d px", hr_path, metrics.LEAST_SIDE)
+            try:
+                row, sr = _score(upscale, *read_pair(hr_path, lr_path))
+            except UserError as error:
+                failures.append(str(error))
                 continue
-            started = time.perf_counter()
-            sr = upscale(lr)
-            seconds = time.perf_counter() - started
-            cubic = bicubic.upsample(lr)
-            row = {
-                "set": set_name,
-                "picture": name,
-                "bicubic_psnr_db": metrics.psnr_y(cubic, hr),
-                "bicubic_ssim": metrics.ssim_y(cubic, hr),
-                "psnr_db": metrics.psnr_y(sr, hr),
-                "ssim": metrics.ssim_y(sr, hr),
-                "seconds_per_megapixel": seconds / (hr.shape[0] * hr.shape[1] / 1e6),
-            }
-            of_set.append(row)
-            log.info("%s", _row(row))
+            of_set.append({"set": set_name, "picture": name, **row})
+            log.info("%s", _row(of_set[-1]))
             write_rgb(output / set_name / f"{name}_x4.png", sr)
             _write_tables(output, rows + of_set, means)
         if not of_set:
@@ -154,11 +142,31 @@ def benchmark(upscale, inputs: list[Path], output: Path) -> None:
         rows += of_set
         _write_tables(output, rows, means)
     if not rows:
-        raise UserError(f"--input: every picture has sides below {metrics.LEAST_SIDE} px")
+        raise UserError(f"--input: no image could be scored ({failures[0]})")
     for mean in means:
         log.info("%s", _row(mean))
     log.info("%s", PROTOCOL)
-    log.info("Wrote %s/benchmark.csv, benchmark.json and the pictures", output)
+    log.info("Wrote %s/benchmark.csv, benchmark.json and the images", output)
+    for sentence in failures:
+        log.warning("WARNING: left out: %s", sentence)
+    return 1 if failures else 0
+
+
+def _score(upscale, hr: np.ndarray, lr: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """(scores, SR) of a pair; SR of an LR whose sides were rounded up is cut to HR's size."""
+    height, width = hr.shape[:2]
+    started = time.perf_counter()
+    sr = upscale(lr)[:height, :width]
+    seconds = time.perf_counter() - started
+    cubic = bicubic.upsample(lr)[:height, :width]
+    scores = {
+        "bicubic_psnr_db": metrics.psnr_y(cubic, hr),
+        "bicubic_ssim": metrics.ssim_y(cubic, hr),
+        "psnr_db": metrics.psnr_y(sr, hr),
+        "ssim": metrics.ssim_y(sr, hr),
+        "seconds_per_megapixel": seconds / (height * width / 1e6),
+    }
+    return scores, np.ascontiguousarray(sr)
 
 
 def _write_tables(output: Path, rows: list[dict], means: list[dict]) -> None:
@@ -177,42 +185,46 @@ def _write_tables(output: Path, rows: list[dict], means: list[dict]) -> None:
 
 
 def benchmark_sets(inputs: list[Path], output: Path) -> dict[str, list[tuple[str, Path, Path | None]]]:
-    """{set's name: (picture's name, HR file, LR file or None)}; a folder of sets is its sets."""
+    """{set's name: (image's name, HR file, LR file or None)}; a folder of sets is its sets, a file is one."""
     folders = []
     for folder in inputs:
-        if not folder.is_dir():
-            raise UserError(f"--input: there is no folder {str(folder)!r}")
-        below = sorted(path for path in folder.iterdir() if (path / "HR").is_dir())
+        if not folder.exists():
+            raise UserError(f"--input: there is no file or folder {str(folder)!r}")
+        below = sorted(path for path in folder.iterdir() if (path / "HR").is_dir()) if folder.is_dir() else []
         folders += below if below and not (folder / "HR").is_dir() else [folder]
     sets = {}
     for folder in folders:
-        name = as_text(folder.resolve().name) or "set"
+        name = as_text(folder.stem if folder.is_file() else folder.resolve().name) or "set"
         if name in sets:
             raise UserError(f"--input: two sets are called {name}: score them one after the other")
-        sets[name] = pairs(folder, output)
+        sets[name] = [(name, folder, None)] if folder.is_file() else pairs(folder, output)
     return sets
 
 
 def pairs(folder: Path, output: Path | None = None) -> list[tuple[str, Path, Path | None]]:
-    """(name, HR, LR or None) of a set: of HR/ and LR_bicubic_x4/, of NAME_HR and NAME_LR, or of HR alone."""
+    """(name, HR, LR or None) of a set: of HR/ and LR_bicubic_x4/, of NAME_HR and NAME_LR, or of HR alone.
+
+    In LR_bicubic_x4/ NAME.png may also be called NAMEx4.png, as in DIV2K.
+    """
     skip = [output.resolve()] if output else []
     hr_folder = folder / "HR" if (folder / "HR").is_dir() else folder
     paths = list_pictures(hr_folder, "--input", skip=skip)
     stems = {path.with_suffix(""): path for path in paths}
     found = []
     for path in paths:
-        lr = None
+        name, lr = path.relative_to(hr_folder), None
         if hr_folder != folder:
-            lr = folder / "LR_bicubic_x4" / path.relative_to(hr_folder)
-            if not lr.is_file():
+            same = folder / "LR_bicubic_x4" / name
+            candidates = (same, same.with_stem(f"{same.stem}x{SCALE}"))
+            lr = next((candidate for candidate in candidates if candidate.is_file()), None)
+            if lr is None:
                 raise UserError(f"{folder}/HR has {path.name}, but {folder}/LR_bicubic_x4 has not")
         elif path.stem.endswith("_LR") and path.with_name(f"{path.stem[:-3]}_HR") in stems:
             continue
         elif path.stem.endswith("_HR"):
             lr = stems.get(path.with_name(f"{path.stem[:-3]}_LR"))
-        name = path.relative_to(hr_folder)
         twin = stems[path.with_suffix("")] is not path  # another file of this name but for the suffix
-        found.append((as_text(name if twin else name.with_suffix("")).replace("/", "_"), path, lr))
+        found.append((as_text((name if twin else name.with_suffix("")).as_posix()), path, lr))
     return found
 
 
@@ -222,12 +234,20 @@ def as_text(name: str | Path) -> str:
 
 
 def read_pair(hr_path: Path, lr_path: Path | None) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 HR, its sides cut to multiples of 4, and LR, read or made by MATLAB's bicubic."""
-    hr = crop_to_multiple(read_rgb(hr_path), SCALE)
-    if not hr.size:
-        return hr, hr
-    lr = read_rgb(lr_path) if lr_path else bicubic.downsample(hr)
-    if (lr.shape[0] * SCALE, lr.shape[1] * SCALE) != hr.shape[:2]:
+    """uint8 HR and LR, read or made by MATLAB's bicubic; HR's sides are cut to multiples of the scale.
+
+    An LR whose sides were rounded up, as MATLAB does, goes with the whole of HR.
+    """
+    whole = read_rgb(hr_path)
+    hr = crop_to_multiple(whole, SCALE)
+    if min(hr.shape[:2]) < metrics.LEAST_SIDE:
+        raise UserError(f"{hr_path} has sides below {metrics.LEAST_SIDE} px")
+    if lr_path is None:
+        return hr, bicubic.downsample(hr)
+    lr = read_rgb(lr_path)
+    if lr.shape[:2] == tuple(-(-side // SCALE) for side in whole.shape[:2]):
+        return whole, lr
+    if lr.shape[:2] != tuple(side // SCALE for side in whole.shape[:2]):
         raise UserError(f"{lr_path} is not a quarter of {hr_path}")
     return hr, lr
 

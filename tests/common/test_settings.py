@@ -124,3 +124,10 @@ def test_bad_config_files_are_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UserError, match=r"bad.json|unknown setting|must be str"):
         make_config(file=str(path))
+
+
+def test_the_home_folder_may_be_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    config = make_config(settings=["TRAIN.hr_img_path=~/photos", "VGG.weights=~/vgg.npz"])
+    assert config.TRAIN.hr_img_path == "/home/somebody/photos"
+    assert config.VGG.weights == "/home/somebody/vgg.npz"

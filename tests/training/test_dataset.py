@@ -232,14 +232,12 @@ def test_unreadable_pictures_are_left_out_by_name_up_to_their_limit(folder, capl
     np.testing.assert_array_equal(first, again)
 
 
-def test_pictures_that_are_as_known_are_not_decoded_to_be_looked_at(folder, monkeypatch):
-    known = make(folder).listing
+def test_nothing_is_decoded_before_its_turn(folder, monkeypatch):
     decoded = count_decodes(monkeypatch)
-    assert make(folder, known=known).listing == known
-    assert decoded == []
-    files.write_rgb(folder / "003.png", np.zeros((40, 20, 3), np.uint8))
-    assert make(folder, known=known).listing["003.png"][2:] == (40, 20)
-    assert [path.name for path in decoded] == ["003.png"]
+    data = make(folder)
+    assert data.listing["003.png"][2:] == (16, 24) and decoded == []
+    list(hr_batches(data, 0))
+    assert len(decoded) == len(set(decoded)) == 10  # and once, where memory allows
 
 
 @pytest.mark.parametrize("how", ["deleted", "damaged", "resized"])
@@ -336,3 +334,11 @@ def test_crops_that_wait_for_their_turn_take_bounded_memory(tmp_path, monkeypatc
     for number in range(30):
         steps = [step for step, batch in enumerate(batches) if (batch[:, 0, 0, 0] == number).any()]
         assert steps[-1] - steps[0] <= 44 // 4
+
+
+def test_a_runs_own_folders_are_no_training_data(folder, tmp_path):
+    (folder / "samples").mkdir()
+    write_pictures(folder / "samples", [(16, 24)] * 2)
+    data = make(folder, skip=[folder / "samples", folder / "checkpoint"])
+    assert data.num_images == 10
+    assert make(folder / "samples", skip=[folder / "samples"]).num_images == 2  # unless they are meant

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
+from test_upscaler import NETWORKS, write_weights
 
 from common.errors import UserError
 from common.files import atomic
@@ -648,3 +649,17 @@ def test_of_a_large_picture_the_middle_is_compared(tmp_path, monkeypatch):
     write_picture(tmp_path / "a.png", Picture(pixels))
     upscale_files(nearest, [str(tmp_path / "a.png")], tmp_path / "out", compare=True)
     assert (read_picture(tmp_path / "out/a_x4.png_compare.png").pixels[-160:, -160:] == 200).all()
+
+
+def test_names_that_the_output_cannot_show_do_not_end_the_summary(tmp_path):
+    make_png(tmp_path / "in/\u65e5\u672c.png")
+    (tmp_path / "in/\u8a9e.png").write_bytes(b"broken")
+    weights = write_weights(tmp_path / "w.npz", NETWORKS["tensorlayer"])
+    command = [sys.executable, "main.py", "--mode=evaluate", "--weights", str(weights), "--input"]
+    command += [str(tmp_path / "in"), "--output", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    root = Path(images_module.__file__).parents[1]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "1 of 2 images upscaled" in done.stdout
+    assert "\\u8a9e.png: it is not an image" in done.stderr and "Traceback" not in done.stderr

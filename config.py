@@ -30,8 +30,8 @@ config.TRAIN.lr_decay = 0.1
 config.TRAIN.decay_every = 0
 config.TRAIN.ema_decay = 0.0  # moving average of the generator for use, batch norm's too; 0: none
 config.TRAIN.init = "normal"  # weights to start from: 'normal': N(0, 0.02); 'fan_in': N(0, 1 / fan_in)
-config.TRAIN.init_weights = ""  # generator (npz) to start from; 'pretrained': the program's own SRResNet
-config.TRAIN.init_weights_d = ""  # discriminator (npz) to start from
+config.TRAIN.init_weights = ""  # generator to start from: npz, or shipped: 'srresnet', 'srgan', 'photo'
+config.TRAIN.init_weights_d = ""  # discriminator to start from: npz, or 'srgan'
 config.TRAIN.save_every = 10  # epochs between sample pictures and checkpoints
 config.TRAIN.save_minutes = 10.0  # minutes between saves of the training state, epochs or not
 config.TRAIN.keep_weights = 0  # epochs between weights that are kept under a number of their own; 0: none
@@ -125,7 +125,7 @@ RECIPES = {
     # be stopped at any epoch
     "cpu": {
         "TRAIN.init": "fan_in",
-        "TRAIN.init_weights": "pretrained",
+        "TRAIN.init_weights": "srresnet",
         "TRAIN.hr_patch_size": 96,
         "TRAIN.batch_size": 8,
         "TRAIN.exposures": 0.2,
@@ -154,7 +154,7 @@ RECIPES = {
     "photo": {
         "TRAIN.degradation": "photo",
         "TRAIN.init": "fan_in",
-        "TRAIN.init_weights": "pretrained",
+        "TRAIN.init_weights": "srresnet",
         "TRAIN.hr_patch_size": 128,  # JPEG's blocks are 32 px of HR
         "TRAIN.batch_size": 8,
         "TRAIN.steps_per_epoch": 100,
@@ -181,7 +181,7 @@ RECIPES = {
     },
     # minutes on two CPU cores: TensorLayer's way from the same weights, with little of everything
     "demo": {
-        "TRAIN.init_weights": "pretrained",
+        "TRAIN.init_weights": "srresnet",
         "TRAIN.hr_patch_size": 96,
         "TRAIN.exposures": 0.2,
         "TRAIN.batch_size": 8,

@@ -96,7 +96,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
     running = parser.add_argument_group("--mode=evaluate and --mode=benchmark")
     running.add_argument(
-        "--weights", type=os.path.expanduser, metavar="NPZ", help="generator; default: the run's, else ours"
+        "--weights", type=os.path.expanduser, metavar="NPZ", help="a file, or shipped: srgan, srresnet, photo"
     )
     running.add_argument("--blend", action="append", default=[], metavar="NPZ=SHARE")
     running.add_argument("--self-ensemble", action="store_true", help="mean of 8 turns and flips")
@@ -219,7 +219,8 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
         train(config, folder, args.samples_dir, recipe=recipe, restart=args.restart)
         return 0
     if args.mode == "page":
-        own = find_weights(args.weights, args.checkpoint_dir)
+        found = find_weights(args.weights, args.checkpoint_dir)
+        own = found if args.weights or found != checkpoints.locate("srgan") else None
         port = 7860 if args.port is None else args.port
         return serve(config.RUNTIME, own, args.host or "127.0.0.1", port)
     if args.mode == "export":

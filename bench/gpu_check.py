@@ -53,7 +53,7 @@ class Checked(Ours):
         from upscaling.upscaler import Upscaler, load_generator
 
         _, lr = photos.validation_pair("sample")
-        arrays, meta = load_generator(checkpoints.pretrained("g_srgan.npz"))
+        arrays, meta = load_generator(checkpoints.locate("srgan"))
         with Upscaler(arrays, meta["arguments"], self.config.RUNTIME) as upscaler:
             whole = upscaler(lr)
             seconds = measure.seconds_per_call(lambda: upscaler(lr), 3)

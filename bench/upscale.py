@@ -48,7 +48,7 @@ class Engine:
         self.image = picture(size)
         settings = [f"RUNTIME.precision={precision}", f"RUNTIME.intra_op_threads={threads}"]
         self.settings = make_config(settings=settings).RUNTIME
-        self.arrays, self.meta = load_generator(checkpoints.pretrained("g_srgan.npz"))
+        self.arrays, self.meta = load_generator(checkpoints.locate("srgan"))
         self.prepare(precision, threads, *rest)
 
     def result(self) -> np.ndarray:

@@ -40,8 +40,8 @@ WRITE_SUFFIXES = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
 }
-_PILLOWS = (".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2")
-READ_SUFFIXES = (*WRITE_SUFFIXES, ".gif", ".avif", ".heic", ".heif", *_PILLOWS)
+_READ_ONLY = ".gif .avif .heic .heif .ppm .pgm .pbm .pnm .tga .jp2"
+READ_SUFFIXES = (*WRITE_SUFFIXES, *_READ_ONLY.split())
 _MAX_SIDE_PX = {"JPEG": 65500, "WEBP": 16383}
 _JPEG_MAX_EXIF = 65527
 
@@ -64,10 +64,7 @@ class Picture:
 
 
 class Source:
-    """An image file whose header is read: `height`, `width`, then `read()`.
-
-    Raises UserError in a sentence for whatever cannot be read.
-    """
+    """An image file whose header is read: `height`, `width`; UserError for whatever cannot be read."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -99,6 +96,11 @@ class Source:
         """The first frame, turned as EXIF says; 16 bits and floats of 0 to 1 give uint16."""
         with _reading(self.path):
             return self._read_vips(with_metadata) if self._vips else self._read_pillow()
+
+    def is_lossy(self) -> bool:
+        """Whether the file is JPEG or lossy WebP, and its image has their artefacts."""
+        loader = self._vips.get("vips-loader") if self._vips else ""
+        return loader.startswith("jpeg") or (loader.startswith("webp") and not _is_lossless_webp(self.path))
 
     def _read_vips(self, with_metadata: bool) -> Picture:
         image, fields = self._vips, self._vips.get_fields()
@@ -222,7 +224,7 @@ def _reason(error: Exception) -> str:
         return "it is not an image, or of a kind that is not supported"
     if "bad labq format" in text:
         return "its colours are 8-bit LAB, which are not supported; save it as RGB"
-    if "samples out of range" in text:  # of TIFF
+    if "samples out of range" in text:
         return "its samples are of a kind that is not supported; save it with 8 or 16 bits"
     if (full := os.strerror(errno.ENOSPC)) in text:
         return full
@@ -247,9 +249,7 @@ def _is_lossless_webp(path: Path) -> bool:
 def _cmyk_to_srgb(image: pyvips.Image) -> pyvips.Image:
     """By the file's own profile if it has a valid one, else by a common one for print."""
     try:
-        converted = image.icc_transform("srgb", embedded=True, input_profile="cmyk")
-        converted.avg()
-        return converted
+        return image.icc_transform("srgb", embedded=True, input_profile="cmyk").copy_memory()
     except pyvips.Error:
         return image.colourspace("srgb")
 
@@ -301,8 +301,8 @@ def _to_vips(picture: Picture, kind: str, path: Path) -> pyvips.Image:
             if name == "exif-data":
                 log.warning("%s: EXIF is too long for JPEG and left out", path)
             continue
-        kinds = {bytes: pyvips.GValue.blob_type, str: pyvips.GValue.gstr_type, int: pyvips.GValue.gint_type}
-        image.set_type(kinds[type(value)], name, value)
+        kind_of = {bytes: pyvips.GValue.blob_type, str: pyvips.GValue.gstr_type}
+        image.set_type(kind_of[type(value)], name, value)
     for name in _OLD_SIZE:
         image.remove(name)
     image.set_type(pyvips.GValue.gint_type, "orientation", 1)

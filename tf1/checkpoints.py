@@ -25,6 +25,7 @@ log = logging.getLogger("srgan")
 
 FORMAT_VERSION = 1
 PRETRAINED_DIR = Path(__file__).parents[1] / "checkpoint" / "pretrained"  # comes with the program
+SHIPPED = ("srgan", "srresnet", "photo")
 DEFAULT_DIR = Path("checkpoint")  # of a run for which no folder is named
 META_KEY = "__meta__"
 MOST_META_BYTES = 2**24
@@ -32,9 +33,14 @@ MOST_INFLATION = 20  # of bytes in the file to bytes in memory, from so many on:
 INFLATION_FREE_BYTES = 2**26
 
 
-def pretrained(name: str) -> Path:
-    """A file of the program's own weights, as a path from the current folder if that is above it."""
-    path, here = PRETRAINED_DIR / name, Path.cwd()
+def locate(name: str | Path, network: str = "SRGAN_g") -> Path:
+    """The file of weights named by its path, or by one of `SHIPPED`: those that come with the program.
+
+    Shipped ones are given from the current folder if that is above them.
+    """
+    if str(name) not in SHIPPED:
+        return Path(name)
+    path, here = PRETRAINED_DIR / f"{'g' if network == 'SRGAN_g' else 'd'}_{name}.npz", Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
@@ -59,8 +65,9 @@ def read_network(path: str | Path, network: str, layout) -> tuple[dict[str, np.n
     """Weights of one network, all finite, and the meta, which has its `arguments`, `recipe` and `step`.
 
     Of this program's files, of its Saver checkpoints, by their prefix, and of TensorLayer 1.x's;
-    `layout(network)` gives the arguments and {variable: shape} of that one's network.
+    `layout(network)` gives the arguments and {variable: shape} of that one's network. path: as in `locate`.
     """
+    path = locate(path, network)
     if foreign.is_saver(path):
         arrays, meta = foreign.read_saver(path, network), _meta_of_saver(path, network)
         log.info("%s is a Saver checkpoint: taking %d arrays of %s", path, len(arrays), network)

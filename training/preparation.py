@@ -40,8 +40,6 @@ def vgg_features(config) -> tuple[dict[str, np.ndarray], str]:
 def init_weights(config) -> dict[str, np.ndarray]:
     """The variables of the networks that TRAIN.init_weights and init_weights_d name, {} if they name none."""
     path, path_d = config.TRAIN.init_weights, config.TRAIN.init_weights_d
-    if path == "pretrained":
-        path = checkpoints.pretrained("g_srresnet.npz")
     named = [("SRGAN_g", path, config.MODEL.generator)]
     if config.TRAIN.n_epoch:
         named.append(("SRGAN_d", path_d, config.MODEL.discriminator))

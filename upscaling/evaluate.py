@@ -39,11 +39,11 @@ def find_weights(weights: str | None, checkpoint_dir: Path | None) -> Path:
     checkpoint_dir: None where the user named none.
     """
     if weights:
-        return Path(weights)
+        return checkpoints.locate(weights)
     folder = checkpoint_dir or checkpoints.DEFAULT_DIR
     candidates = [folder / "g_srgan.npz", folder / "g_srgan_init.npz"]
     if checkpoint_dir is None:
-        candidates += [checkpoints.pretrained("g_srgan.npz"), checkpoints.pretrained("g_srresnet.npz")]
+        candidates += [checkpoints.locate("srgan"), checkpoints.locate("srresnet")]
     for path in candidates:
         if path.is_file():
             return path
@@ -86,6 +86,7 @@ def evaluate(args, config) -> int:
                 made_with=made_with,
                 shard=args.shard,
                 compare=args.compare,
+                suggest_photo=not args.weights and path == checkpoints.locate("srgan"),
             )
         hr, lr = validation_pair(**config.VALID)
         name = "SRResNet" if meta.get("phase") == "pretrain" else "SRGAN"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import sys
@@ -20,9 +21,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from common.errors import UserError
 from common.files import require_writable
 from common.machine import memory_limit
-from images.files import Picture, Source, check_fits, write_picture, write_rgb
+from images.files import WRITE_SUFFIXES, Picture, Source, check_fits, write_picture, write_rgb
 from images.pixels import resize, side_by_side, to_rgb8
 from upscaling.jobs import Job, add_notes, notes_of, part_of, pixels_in, plan_outputs
+
+log = logging.getLogger("srgan")
 
 COMPARED_PX = 1024  # at most, of each side of a comparison
 MAX_NAME_BYTES = 255
@@ -44,6 +47,7 @@ def upscale_files(
     made_with: str = "",
     shard: tuple[int, int] = (1, 1),
     compare: bool = False,
+    suggest_photo: bool = False,
 ) -> int:
     """Upscales files and folders to `output`, a folder or the file for one image; 0, or 1 if some failed.
 
@@ -53,11 +57,14 @@ def upscale_files(
     Results that exist are left unless `overwrite`; those that this program made from a source that has
     changed since are made again, and UserError is raised if some were not `made_with` the same weights.
     shard: (i, n) does the i-th of n parts. compare: also writes bicubic and result side by side.
+    suggest_photo: says once that there are weights for JPEG, if some images are.
     """
     jobs = plan_outputs(inputs, output, format=format, outscale=outscale, compare=compare)
     for folder in {job.target.parent for job in jobs}:
         require_writable(folder, "--output")
     jobs = part_of(jobs, *shard)
+    if suggest_photo and any(WRITE_SUFFIXES.get(job.source.suffix.lower()) == "JPEG" for job in jobs):
+        log.info("Some of these images are JPEG: --weights photo removes its artefacts as well")
     todo, changed, others = [], 0, []
     for job in jobs:
         note = notes_of(job.target.parent).get(job.target.name)

@@ -22,7 +22,7 @@ from PIL import Image
 from common.errors import UserError
 from images import bicubic, photos
 from images.bicubic import SCALE
-from images.files import read_rgb, write_rgb
+from images.files import Source, read_rgb, write_rgb
 from images.pixels import resize
 from tf1 import checkpoints
 from upscaling.images import upscale_image
@@ -37,27 +37,38 @@ MAX_UPLOAD = "500mb"
 MAX_OUTSCALE = 16
 EXAMPLE_PX = 128
 KEPT_UPSCALERS = 2  # each holds a session
-OURS = {"SRGAN: natural texture": "g_srgan.npz", "SRResNet: nearest on average": "g_srresnet.npz"}
+AUTOMATIC = "Automatic: by the kind of file"
+OURS = {
+    "Photo: for JPEG, WebP, phones and the web": "photo",
+    "SRGAN: natural texture from clean images": "srgan",
+    "SRResNet: nearest on average": "srresnet",
+}
 
 
 class Page:
     """The generators on offer, and what a click on Enlarge does."""
 
-    def __init__(self, settings, own: Path):
-        """own: the weights chosen by the command line, offered first and loaded at once."""
+    def __init__(self, settings, own: Path | None = None):
+        """own: weights that the command line chooses, offered first and loaded at once."""
         self.settings = settings
-        shipped = {checkpoints.pretrained(file): name for name, file in OURS.items()}
-        own_name = shipped.get(own, str(own))
-        self.weights = {own_name: own, **{name: path for path, name in shipped.items()}}
+        self.weights = {name: checkpoints.locate(shipped) for name, shipped in OURS.items()}
+        names = {path: name for name, path in self.weights.items()}
+        self.default = AUTOMATIC if own is None else names.get(own, str(own))
+        if own is not None:
+            self.weights = {self.default: own, **self.weights}
         self.upscalers: dict[tuple[str, float], Upscaler] = {}
-        self.upscaler(own_name, 0.0)
+        self.upscaler(next(iter(self.weights)), 0.0)
+
+    def choose(self, name: str, source: Path) -> str:
+        """The weights by their name; AUTOMATIC takes those for photographs where JPEG or WebP left traces."""
+        photo, srgan, *_ = OURS
+        return name if name != AUTOMATIC else photo if Source(source).is_lossy() else srgan
 
     def upscaler(self, name: str, share: float) -> Upscaler:
         """Weights by their name, blended with `share` of SRResNet's; the last ones used stay loaded."""
         upscaler = self.upscalers.pop((name, share), None)
         if upscaler is None:
-            other = checkpoints.pretrained("g_srresnet.npz")
-            arrays, meta = load_generator(self.weights[name], [(str(other), share)] if share else [])
+            arrays, meta = load_generator(self.weights[name], [("srresnet", share)] if share else [])
             if len(self.upscalers) == KEPT_UPSCALERS:
                 self.upscalers.pop(next(iter(self.upscalers))).close()
             upscaler = Upscaler(arrays, meta["arguments"], self.settings, source=self.weights[name])
@@ -69,11 +80,11 @@ class Page:
 
         Nothing of the request names a file to write: the result is called after the uploaded file.
         """
-        if not (name in self.weights and 0 <= share <= 1 and 1 <= outscale <= MAX_OUTSCALE):
+        if not (name in (AUTOMATIC, *self.weights) and 0 <= share <= 1 and 1 <= outscale <= MAX_OUTSCALE):
             raise UserError(
                 f"choose weights from the list, a share of 0 to 1, a factor of 1 to {MAX_OUTSCALE}"
             )
-        upscale = functools.partial(self.upscaler(name, share), progress=progress)
+        upscale = functools.partial(self.upscaler(self.choose(name, source), share), progress=progress)
         [job] = plan_outputs([source], work, outscale=outscale)
         upscale_image(lambda pixels, _: upscale(pixels), job, outscale)
         result = read_rgb(job.target)
@@ -88,7 +99,7 @@ def preview(image: np.ndarray) -> np.ndarray:
     return resize(image, *size, Image.Resampling.LANCZOS)
 
 
-def serve(settings, own: Path, host: str, port: int) -> int:
+def serve(settings, own: Path | None, host: str, port: int) -> int:
     """Serves the page until Ctrl-C or SIGTERM; does not return. port 0: a free one."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -165,7 +176,9 @@ def blocks(gradio, page: Page, folder: Path):
             with gradio.Column(scale=1, min_width=300):
                 source = gradio.File(label="Image", file_count="single", type="filepath", elem_id="picture")
                 gradio.Examples(_examples(folder), source, label="Examples")
-                name = gradio.Dropdown(list(page.weights), label="Weights", elem_id="weights")
+                name = gradio.Dropdown(
+                    [AUTOMATIC, *page.weights], value=page.default, label="Weights", elem_id="weights"
+                )
                 share = gradio.Slider(0, 1, 0, step=0.1, label="Share of SRResNet: less grain, less detail")
                 outscale = gradio.Slider(1, MAX_OUTSCALE, SCALE, step=0.5, label="Final factor")
                 go = gradio.Button("Enlarge", variant="primary", elem_id="go")

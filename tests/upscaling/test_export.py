@@ -92,7 +92,7 @@ def test_tensorlayers_list_is_that_of_the_notes_network_only(tmp_path, arrays):
 
 def test_the_shipped_weights_go_to_tensorlayer_and_back(tmp_path, caplog):
     caplog.set_level("INFO", "srgan")
-    shipped, meta = load_generator(checkpoints.pretrained("g_srgan.npz"))
+    shipped, meta = load_generator(checkpoints.locate("srgan"))
     export(shipped, meta, SETTINGS, tmp_path, "tensorlayer")
     with np.load(tmp_path / "g_srgan.npz", allow_pickle=True) as file:
         assert len(file["params"]) == 173

@@ -663,3 +663,15 @@ def test_names_that_the_output_cannot_show_do_not_end_the_summary(tmp_path):
     assert done.returncode == 1, done.stderr
     assert "1 of 2 images upscaled" in done.stdout
     assert "\\u8a9e.png: it is not an image" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("name", "says"), [("a.jpg", 1), ("a.JFIF", 1), ("a.png", 0)])
+def test_jpeg_input_is_told_once_of_the_weights_for_it(tmp_path, caplog, name, says):
+    for folder in ("in", "in/b"):
+        (tmp_path / folder).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / folder / name, "png" if says == 0 else "jpeg")
+    caplog.set_level("INFO")
+    upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "out", suggest_photo=True)
+    assert caplog.text.count("--weights photo") == says
+    upscale_files(nearest, [str(tmp_path / "in")], tmp_path / "out2")
+    assert caplog.text.count("--weights photo") == says

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_upscaler import NETWORKS, SETTINGS, picture, write_weights
 
 from common.errors import UserError
@@ -58,8 +59,24 @@ def test_the_weights_of_the_command_line_are_offered_first(page, tmp_path):
 
 
 def test_shipped_weights_of_the_command_line_are_not_offered_twice():
-    names = list(Page(SETTINGS, checkpoints.pretrained("g_srresnet.npz")).weights)
-    assert names == ["SRResNet: nearest on average", "SRGAN: natural texture"]
+    page = Page(SETTINGS, checkpoints.locate("srresnet"))
+    assert page.default == "SRResNet: nearest on average" and sorted(page.weights) == sorted(page_module.OURS)
+
+
+def test_jpeg_and_lossy_webp_get_the_weights_for_photographs(tmp_path):
+    page = Page(SETTINGS)
+    assert page.default == page_module.AUTOMATIC
+    photo, srgan, srresnet = page_module.OURS
+    image = Image.fromarray(picture(9, 14))
+    for name, options, expected in (
+        ("a.jpg", {}, photo),
+        ("a.webp", {}, photo),
+        ("b.webp", {"lossless": True}, srgan),
+        ("a.png", {}, srgan),
+    ):
+        image.save(tmp_path / name, **options)
+        assert page.choose(page_module.AUTOMATIC, tmp_path / name) == expected
+        assert page.choose(srresnet, tmp_path / name) == srresnet  # unless told otherwise
 
 
 def test_wrong_weights_are_refused_at_the_start(tmp_path):
@@ -126,7 +143,7 @@ def test_previews_are_bounded():
 def test_a_missing_gradio_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(UserError, match=r"needs the package gradio: pip install -r requirements-page.txt"):
-        page_module.serve(SETTINGS, checkpoints.pretrained("g_srgan.npz"), "127.0.0.1", 7860)
+        page_module.serve(SETTINGS, checkpoints.locate("srgan"), "127.0.0.1", 7860)
 
 
 # --- A real page
@@ -186,7 +203,7 @@ def test_hostile_requests_reach_no_file(address, tmp_path):
     outside.mkdir()
     (outside / "kept.txt").write_text("kept")
     uploaded = {"path": str(tmp_path / "secret.png"), "meta": {"_type": "gradio.FileData"}}
-    name = next(iter(page_module.OURS))
+    name = page_module.AUTOMATIC
     before = sorted(Path(tempfile.gettempdir()).glob("srgan-page-*/*"))
     for session in ("a", f"../../..{outside}", f"x/../../../..{outside}", ".."):
         answer = answer_of(address, session, [uploaded, name, 0, 4])
@@ -288,4 +305,4 @@ def _example():
 
 
 def _shipped():
-    return str(checkpoints.pretrained("g_srgan.npz").absolute())
+    return str(checkpoints.locate("srgan").absolute())

@@ -298,7 +298,7 @@ def test_deep_pictures_are_computed_in_float32_whatever_the_precision(monkeypatc
 def test_sixteen_bit_ramps_keep_their_levels():
     """Of 457 levels that are less than two of 8 bits."""
     ramp = np.linspace(30000, 30456, 457).astype(np.uint16)
-    arrays, meta = load_generator(checkpoints.pretrained("g_srresnet.npz"))
+    arrays, meta = load_generator(checkpoints.locate("srresnet"))
     with Upscaler(arrays, meta["arguments"], make_config().RUNTIME) as upscaler:
         sr = upscaler(ramp[None, :, None].repeat(8, 0).repeat(3, 2))
     assert len(np.unique(sr[16, :, 1])) > 400

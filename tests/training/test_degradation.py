@@ -1,0 +1,183 @@
+"""LR as cameras and the web make it: its randomness, its alignment, its brightness, its rates."""
+
+import collections
+
+import cv2
+import numpy as np
+import pytest
+
+from images import bicubic
+from images.photos import validation_photo
+from training import degradation
+from training.dataset import Dataset
+from training.degradation import apply_operations, degrade, sample_operations
+
+SCALE = 4
+FLAT_KINDS = ("matlab_bicubic", "gaussian", "sinc", "resize")
+
+
+def operations_of(count, seed=0):
+    return [sample_operations(np.random.default_rng([seed, i])) for i in range(count)]
+
+
+def region(side=192):
+    return np.ascontiguousarray(validation_photo()[100 : 100 + side, 150 : 150 + side])
+
+
+def centroid(image, ground):
+    weights = np.abs(image.astype(float).mean(2) - ground)
+    weights *= weights > 0.1 * weights.max()
+    y, x = np.indices(weights.shape)
+    return (y * weights).sum() / weights.sum(), (x * weights).sum() / weights.sum()
+
+
+def test_lr_is_a_function_of_the_seed():
+    first, again, other = (degrade(region(), SCALE, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert first.shape == (48, 48, 3) and first.dtype == np.uint8 and (first != other).any()
+
+
+def test_a_dot_stays_where_it_was_before_noise_and_jpeg():
+    hr = np.full((192, 192, 3), 20, np.uint8)
+    hr[88:104, 96:112] = 220  # its centre is at row 95.5, column 103.5
+    expected = (95.5 + 0.5) / SCALE - 0.5, (103.5 + 0.5) / SCALE - 0.5
+    for operations in operations_of(300):
+        clean = [operation for operation in operations if operation[0] in FLAT_KINDS]
+        found = centroid(apply_operations(hr, SCALE, clean), 20)
+        np.testing.assert_allclose(found, expected, atol=0.5, err_msg=str(clean))
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 30, 90)])
+def test_flat_colours_stay_within_a_level_before_noise_and_jpeg(colour):
+    hr = np.full((96, 96, 3), colour, np.uint8)
+    for operations in operations_of(200):
+        clean = [operation for operation in operations if operation[0] in FLAT_KINDS]
+        assert np.abs(apply_operations(hr, SCALE, clean).astype(int) - colour).max() <= 1, clean
+
+
+def test_noise_has_no_bias():
+    hr = np.full((512, 512, 3), 128, np.uint8)
+    image = hr.astype(np.float32)
+    for noisy in (
+        degradation.noise(image, 8.0, False, 1),
+        degradation.noise(image, 8.0, True, 2),
+        degradation.poisson(image, 400.0, False, 3),
+        degradation.poisson(image, 400.0, True, 4),
+    ):
+        assert abs(noisy.mean() - 128) < 0.1
+    assert degradation.noise(image, 8.0, False, 1).std() == pytest.approx(8, rel=0.02)
+    # of n photons the deviation is the root: here of 400 * 128 / 255
+    expected = np.sqrt(400 * 128 / 255) * 255 / 400
+    assert degradation.poisson(image, 400.0, False, 3).std() == pytest.approx(expected, rel=0.02)
+    gray = degradation.noise(image, 8.0, True, 2)
+    assert (gray == gray[..., :1]).all()
+
+
+def test_each_operation_occurs_at_its_rate():
+    all_operations = operations_of(6000)
+    kinds = collections.Counter()
+    blurs = collections.Counter()
+    modes = collections.Counter()
+    jpegs = []
+    passes = 0
+    for operations in all_operations:
+        names = [name for name, _ in operations]
+        resizes = names.count("resize")
+        kinds["bicubic", "jpeg" in names] += resizes == 0
+        kinds["twice"] += resizes == 2
+        passes += resizes
+        blurs.update(name for name in names if name in ("gaussian", "sinc", "noise", "poisson"))
+        modes.update(arguments["mode"] for name, arguments in operations if name == "resize")
+        jpegs += [arguments for name, arguments in operations if name == "jpeg"]
+        for name, arguments in operations:
+            blurs["anisotropic"] += name == "gaussian" and arguments["sigma_x"] != arguments["sigma_y"]
+            blurs["gray"] += name in ("noise", "poisson") and arguments["gray"]
+    d, total = degradation, len(all_operations)
+    rest = 1 - d.BICUBIC_RATE - d.BICUBIC_JPEG_RATE
+    expected_jpegs = d.BICUBIC_JPEG_RATE * total + d.JPEG_RATE * passes
+    blurred, noisy = blurs["gaussian"] + blurs["sinc"], blurs["noise"] + blurs["poisson"]
+    for count, of, rate in (
+        (kinds["bicubic", False], total, d.BICUBIC_RATE),
+        (kinds["bicubic", True], total, d.BICUBIC_JPEG_RATE),
+        (kinds["twice"], total, rest * d.TWICE_RATE),
+        (blurred, passes, d.BLUR_RATE),
+        (blurs["sinc"], blurred, d.SINC_RATE),
+        (blurs["anisotropic"], blurs["gaussian"], d.ANISOTROPIC_RATE),
+        (noisy, passes, d.NOISE_RATE),
+        (blurs["gray"], noisy, d.GRAY_NOISE_RATE),
+        (blurs["poisson"], noisy, d.POISSON_RATE),
+        (len(jpegs), total, expected_jpegs / total),
+        (sum(jpeg["is_420"] for jpeg in jpegs), len(jpegs), d.CHROMA_420_RATE),
+        *((modes[mode], passes, rate) for mode, rate in zip(d.RESIZE_MODES, d.RESIZE_RATES)),
+    ):
+        assert count / of == pytest.approx(rate, abs=4 * np.sqrt(rate / of) + 1e-9), (count, of, rate)
+    qualities = [jpeg["quality"] for jpeg in jpegs]
+    assert (min(qualities), max(qualities)) == d.JPEG_QUALITY
+    assert {(jpeg["top"], jpeg["left"]) for jpeg in jpegs} == {(i, j) for i in range(8) for j in range(8)}
+
+
+def test_jpegs_grid_begins_at_its_phase():
+    grain = np.random.default_rng(0).normal(0, 6, (40, 40, 1))
+    image = (128 + 2 * np.arange(40)[:, None, None] + np.repeat(grain, 3, axis=2)).astype(np.float32)
+    made = degradation.jpeg(image, quality=40, is_420=False, top=3, left=5)
+    np.testing.assert_array_equal(made[:3], image[:3])
+    np.testing.assert_array_equal(made[:, :5], image[:, :5])
+
+    def finest(top, left):
+        """The finest parts of a block, of which quality 40 leaves nothing but rounding."""
+        return np.abs(cv2.dct(np.ascontiguousarray(made[top : top + 8, left : left + 8, 1]))[4:, 4:]).max()
+
+    assert max(finest(top, left) for top in (3, 11, 19) for left in (5, 13, 21)) < 3
+    assert finest(0, 0) > 6  # before the grid begins
+
+
+def test_chroma_is_halved_in_420_alone():
+    stripes = np.zeros((32, 32, 3), np.float32)
+    stripes[:, ::2, 0], stripes[:, 1::2, 2] = 255, 255
+
+    def contrast(image):
+        return np.abs(np.diff(image[..., 0], axis=1)).mean()
+
+    full, half = (degradation.jpeg(stripes, 95, is_420, 0, 0) for is_420 in (False, True))
+    assert contrast(full) > 180 > 100 > contrast(half)
+
+
+def test_a_sinc_passes_what_is_below_its_cutoff_and_no_more():
+    x = np.arange(256)
+    for frequency, gain in ((np.pi / 8, 1.0), (0.9 * np.pi, 0.0)):
+        wave = np.broadcast_to(128 + 60 * np.cos(frequency * x)[None, :, None], (256, 256, 3))
+        filtered = degradation.sinc(wave.astype(np.float32), np.pi / 2)[64:-64, 64:-64]
+        assert filtered.std() / wave.std() == pytest.approx(gain, abs=0.12)
+
+
+# --- In the data
+
+
+def test_batches_of_photo_are_a_function_of_seed_epoch_and_position():
+    options = {"patch_size": 32, "batch_size": 4, "crops_per_image": 2, "degradation": "photo"}
+
+    def batches(seed, epoch, first_step=0):
+        return [lr for lr, _ in Dataset("sample", seed=seed, **options).batches(epoch, first_step)]
+
+    whole = batches(1, 5)
+    np.testing.assert_array_equal(batches(1, 5, 2), whole[2:])
+    assert (batches(1, 6)[0] != whole[0]).any() and (batches(2, 5)[0] != whole[0]).any()
+    assert whole[0].shape == (4, 8, 8, 3) and whole[0].dtype == np.uint8
+
+
+def test_lr_and_hr_of_a_batch_are_aligned_whatever_was_done():
+    data = Dataset("sample", patch_size=64, batch_size=8, seed=0, crops_per_image=8, degradation="photo")
+    errors = collections.Counter()
+    for lr, hr in data.batches(0):
+        for low, high in zip(lr.astype(float), hr):
+            small = bicubic.downsample(high).astype(float)[2:-2, 2:-2]
+            for shift in ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)):
+                errors[shift] += ((np.roll(low, shift, (0, 1))[2:-2, 2:-2] - small) ** 2).mean()
+    assert errors[0, 0] < 0.7 * min(error for shift, error in errors.items() if any(shift))
+    assert max(errors.values()) < 1.2 * min(error for shift, error in errors.items() if any(shift))
+
+
+def test_bicubic_is_matlabs():
+    data = Dataset("sample", patch_size=32, batch_size=4, seed=0, crops_per_image=2)
+    for lr, hr in data.batches(0):
+        np.testing.assert_array_equal(lr, [bicubic.downsample(patch) for patch in hr])

@@ -22,12 +22,10 @@ config.TRAIN.lr_init = 1e-4  # learning rate of both phases
 config.TRAIN.lr_schedule = "step"  # 'step': decays below; 'cosine': to zero over each phase
 config.TRAIN.warmup_steps = 0  # linear warm-up of G's learning rate at the start of each phase
 config.TRAIN.n_epoch_init = 100  # epochs of MSE pretraining
-config.TRAIN.lr_decay_init = 0.1  # factor on the learning rate ...
-config.TRAIN.decay_every_init = 0  # ... every so many epochs; 0: once, half way
 config.TRAIN.n_epoch_d = 0  # epochs in which D learns alone, before adversarial training
 config.TRAIN.n_epoch = 2000  # epochs of adversarial training
-config.TRAIN.lr_decay = 0.1
-config.TRAIN.decay_every = 0
+config.TRAIN.lr_decay = 0.1  # factor on the learning rate in the adversarial phase ...
+config.TRAIN.decay_every = 0  # ... every so many epochs; 0: once, half way
 config.TRAIN.ema_decay = 0.0  # moving average of the generator for use, batch norm's too; 0: none
 config.TRAIN.init = "normal"  # weights to start from: 'normal': N(0, 0.02); 'fan_in': N(0, 1 / fan_in)
 config.TRAIN.init_weights = ""  # generator to start from: npz, or shipped: 'srresnet', 'srgan', 'photo'
@@ -76,7 +74,7 @@ config.VGG.weights = "auto"  # 'auto': data/vgg19*, else Keras's cache, else its
 config.VGG.on_missing = "stop"  # 'stop', or 'random': train against random features
 config.VGG.layer = "pool4"  # conv1_1 ... conv5_4 (after ReLU), pool1 ... pool5
 config.VGG.before_relu = False  # compare features before ReLU: each of them counts, not only the active ones
-config.VGG.share = 1.0  # share of a batch whose features are compared: less is faster
+config.VGG.every = 1  # compare the features of every patch, or of every second, third ...: faster
 config.VGG.input_size = 224  # side in px that pictures are resized to first; 0: not resized
 
 config.RUNTIME = edict()
@@ -85,7 +83,6 @@ config.RUNTIME.devices = 0  # GPUs that train together; 0: all. Without a GPU: p
 config.RUNTIME.intra_op_threads = 0  # threads inside one operation; 0: one per core
 config.RUNTIME.xla = False  # compile the graph with XLA, on a GPU
 config.RUNTIME.deterministic = False  # the same bits on a GPU too, slower; a CPU's are so anyway
-config.RUNTIME.saver = False  # also keep a tf.compat.v1.train.Saver checkpoint
 config.RUNTIME.memory_mb = 0  # memory for upscaling; 0: a quarter of the machine's, at most 2000
 
 PAPER_CONVS = (  # Ledig et al. 2017, fig. 4; its first layer sees single pixels
@@ -106,7 +103,6 @@ RECIPES = {
         "TRAIN.hr_patch_size": 96,
         "TRAIN.steps_per_epoch": 1000,
         "TRAIN.n_epoch_init": 1000,
-        "TRAIN.lr_decay_init": 1.0,
         "TRAIN.n_epoch": 200,
         "TRAIN.lr_decay": 0.1,
         "MODEL.generator.first_kernel": 9,
@@ -147,7 +143,7 @@ RECIPES = {
         "LOSS.adversarial": 3e-3,
         "VGG.layer": "conv3_4",
         "VGG.before_relu": True,
-        "VGG.share": 0.5,
+        "VGG.every": 2,
         "VGG.input_size": 0,
     },
     # images as people have them: JPEG, blur, noise. MSE from the program's own SRResNet, then adversarial
@@ -159,7 +155,6 @@ RECIPES = {
         "TRAIN.batch_size": 8,
         "TRAIN.steps_per_epoch": 100,
         "TRAIN.n_epoch_init": 60,
-        "TRAIN.lr_decay_init": 1.0,
         "TRAIN.n_epoch_d": 3,
         "TRAIN.n_epoch": 600,
         "TRAIN.lr_decay": 1.0,
@@ -176,7 +171,7 @@ RECIPES = {
         "LOSS.adversarial": 3e-3,
         "VGG.layer": "conv3_4",
         "VGG.before_relu": True,
-        "VGG.share": 0.5,
+        "VGG.every": 2,
         "VGG.input_size": 0,
     },
     # minutes on two CPU cores: TensorLayer's way from the same weights, with little of everything

@@ -209,7 +209,7 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
         tf.config.list_physical_devices()  # its complaints about missing GPU drivers come here
         tf.get_logger().setLevel("ERROR")
         from tf1 import checkpoints, runtime
-        from training.run import train
+        from training.train import train
         from upscaling.evaluate import chosen_generator, evaluate, find_weights
         from upscaling.export import export
         from upscaling.page import serve

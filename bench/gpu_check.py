@@ -29,12 +29,12 @@ class Checked(Ours):
     def start_from(self, arrays: dict[str, np.ndarray]) -> None:
         from tf1 import checkpoints
 
-        checkpoints.assign(self.session, [*self.graph.g_params, *self.graph.d_params], arrays, "the CPU's")
+        checkpoints.assign(self.session, self.params(), arrays, "the CPU's")
 
     def start(self) -> dict[str, np.ndarray]:
         from tf1 import checkpoints
 
-        return checkpoints.fetch(self.session, [*self.graph.g_params, *self.graph.d_params])
+        return checkpoints.fetch(self.session, self.params())
 
     def device(self) -> str:
         from tf1 import runtime

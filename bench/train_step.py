@@ -39,17 +39,17 @@ def settings_of(precision: str, threads: int) -> list[str]:
     ]
 
 
-def fixed_batch(config) -> np.ndarray:
-    """uint8 [N, p, p, 3]: crops of the embedded photographs."""
+def fixed_batch(config) -> tuple[np.ndarray, np.ndarray]:
+    """LR and HR, uint8 [N, p, p, 3]: crops of the embedded photographs."""
     patches = training.dataset.Dataset("sample", patch_size=config.TRAIN.hr_patch_size, batch_size=1, seed=0)
-    return patches.fixed_patches(config.TRAIN.batch_size)[1]
+    return patches.fixed_patches(config.TRAIN.batch_size)
 
 
 # --- The contestants, each in its own process -----------------------------------------------------
 
 
 class Ours:
-    """The program's training step: one run of its graph, LR made in it."""
+    """The program's training step: one run of its graph."""
 
     def __init__(self, settings: list[str]):
         measure.start_tensorflow()
@@ -60,7 +60,7 @@ class Ours:
         self.config = make_config(settings=settings)
         runtime.configure(self.config.RUNTIME)
         self.dtype = runtime.compute_dtype(self.config.RUNTIME.precision)
-        self.hr = fixed_batch(self.config)
+        self.lr, self.hr = fixed_batch(self.config)
         with tf.Graph().as_default():
             tf.compat.v1.set_random_seed(self.config.TRAIN.seed)
             self.build()
@@ -71,26 +71,25 @@ class Ours:
     def build(self) -> None:
         from training import graph
 
-        self.graph = graph.build_training_graph(self.config, self.dtype)
+        g = self.graph = graph.build(self.config, self.dtype)
         self.fetches = {
-            phase: [[self.graph.losses[phase], self.graph.steps[phase]]] for phase in self.graph.steps
+            PRETRAIN: [[g.g_init_losses, g.g_optim_init]],
+            ADVERSARIAL: [[g.g_losses, g.g_optim]],
         }
 
-    def run(self, phase: str, hr: np.ndarray, lr: np.ndarray | None = None) -> dict[str, float]:
-        feed, losses = {self.graph.t_target_image: hr}, {}
-        if lr is not None:
-            feed[self.graph.t_image] = lr
+    def run(self, phase: str, lr: np.ndarray, hr: np.ndarray) -> dict[str, float]:
+        feed, losses = {self.graph.t_image: lr, self.graph.t_target_image: hr}, {}
         for fetches in self.fetches[phase]:
             losses.update(self.session.run(fetches, feed)[0])
         return losses
 
     def step(self, phase: str) -> dict[str, float]:
         """One step on the fixed batch: its losses."""
-        return {name: float(loss) for name, loss in self.run(phase, self.hr).items()}
+        return {name: float(loss) for name, loss in self.run(phase, self.lr, self.hr).items()}
 
     def seconds(self, phase: str, steps: int) -> float:
         """Seconds per step on the fixed batch."""
-        return measure.seconds_per_call(lambda: self.run(phase, self.hr), steps)
+        return measure.seconds_per_call(lambda: self.run(phase, self.lr, self.hr), steps)
 
     def seconds_with_input(self, folder: str, data_pass: int) -> tuple[float, int]:
         """Seconds per MSE step on batches from disk, from the first request on; and the steps."""
@@ -103,17 +102,18 @@ class Ours:
         started = time.perf_counter()
         with contextlib.closing(dataset.batches(data_pass)) as batches:
             for _ in range(steps):
-                lr, hr = next(batches)
-                self.run(PRETRAIN, hr, lr)
+                self.run(PRETRAIN, *next(batches))
         return (time.perf_counter() - started) / steps, steps
 
-    def weights(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Every variable of the three networks; and the batch's LR as the graph makes it."""
+    def params(self) -> list:
+        """The variables of both networks."""
+        return self.graph.net_g.all_params + self.graph.net_d.all_params
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every variable of the three networks."""
         from tf1 import checkpoints
 
-        variables = [*self.graph.g_params, *self.graph.d_params, *self.graph.vgg_params]
-        lr = self.session.run(self.graph.t_image, {self.graph.t_target_image: self.hr})
-        return checkpoints.fetch(self.session, variables), lr
+        return checkpoints.fetch(self.session, self.params() + self.graph.net_vgg.all_params)
 
     def describe(self) -> tuple[str, str, bool]:
         """Device, TensorFlow's version, whether bfloat16 is worth while."""
@@ -130,47 +130,53 @@ class TwoRuns(Ours):
     def build(self) -> None:
         import tensorflow as tf
 
-        from images import bicubic
         from model import SRGAN_d, SRGAN_g
-        from training import graph, losses
+        from tf1.layers import tl
+        from training import graph
         from vgg19 import Vgg19_simple_api
 
         config, reuse = self.config, tf.compat.v1.AUTO_REUSE
         patch = config.TRAIN.hr_patch_size
         t_target_image = tf.compat.v1.placeholder(tf.uint8, [None, patch, patch, 3])
         hr = graph.to_range(t_target_image)
-        t_image = graph.to_range(bicubic.downsample_graph(t_target_image))
-        t_image.set_shape([None, patch // 4, patch // 4, 3])
-        net_g = SRGAN_g(t_image, True, **config.MODEL.generator, dtype=self.dtype)
+        t_image = tf.compat.v1.placeholder(tf.uint8, [None, patch // 4, patch // 4, 3])
+        net_g = SRGAN_g(graph.to_range(t_image), True, **config.MODEL.generator, dtype=self.dtype)
         discriminator = {**config.MODEL.discriminator, "reuse": reuse, "dtype": self.dtype}
         net_d, real_logits = SRGAN_d(hr, **discriminator)
         net_d_fake, fake_logits = SRGAN_d(net_g.outputs, **discriminator)
-        d_loss = losses.real_loss(real_logits) + losses.fake_loss(fake_logits)
+        entropy, error = tl.cost.sigmoid_cross_entropy, tl.cost.mean_squared_error
+        ones = tf.ones_like(real_logits)
+        d_loss = entropy(real_logits, ones) + entropy(fake_logits, tf.zeros_like(fake_logits))
         hr_features, sr_features = (
-            Vgg19_simple_api((images + 1) / 2, reuse, layer=config.VGG.layer, dtype=self.dtype)[1].outputs
+            tf.cast(
+                Vgg19_simple_api((images + 1) / 2, reuse, layer=config.VGG.layer, dtype=self.dtype)[
+                    1
+                ].outputs,
+                tf.float32,
+            )
             for images in (hr, net_g.outputs)
         )
-        mse_loss = losses.mse_loss(net_g.outputs, hr)
-        vgg_loss = config.LOSS.vgg * losses.vgg_loss(sr_features, hr_features)
-        g_gan_loss = config.LOSS.adversarial * losses.adversarial_loss(fake_logits)
+        mse_loss = error(net_g.outputs, hr, is_mean=True)
+        vgg_loss = config.LOSS.vgg * error(sr_features, hr_features, is_mean=True)
+        g_gan_loss = config.LOSS.adversarial * entropy(fake_logits, ones)
         g_loss = config.LOSS.mse * mse_loss + vgg_loss + g_gan_loss
 
         def run_of(loss, logged, scope, networks):
             adam = tf.compat.v1.train.AdamOptimizer(config.TRAIN.lr_init, beta1=config.TRAIN.beta1)
             update = adam.minimize(loss, var_list=tf.compat.v1.trainable_variables(scope))
-            return [logged, [update, [net.moving_average_updates() for net in networks]]]
+            return [logged, [update, [net.moving_average_updates(tf.constant(True)) for net in networks]]]
 
         d_run = run_of(d_loss, {"d_loss": d_loss}, "SRGAN_d", [net_d, net_d_fake])
         g_losses = {"g_gan_loss": g_gan_loss, "mse_loss": mse_loss, "vgg_loss": vgg_loss, "g_loss": g_loss}
         g_run = run_of(g_loss, g_losses, "SRGAN_g", [net_g])
-        self.graph = argparse.Namespace(t_target_image=t_target_image)
+        self.graph = argparse.Namespace(t_image=t_image, t_target_image=t_target_image)
         self.fetches = {ADVERSARIAL: [d_run, g_run]}
 
 
 class Twin:
     """The same step in PyTorch: channels_last, autocast for bfloat16, fused Adam, one G forward pass."""
 
-    def __init__(self, settings: list[str], arrays: dict[str, np.ndarray], lr: np.ndarray):
+    def __init__(self, settings: list[str], arrays: dict[str, np.ndarray]):
         import torch
         import twin
 
@@ -184,7 +190,7 @@ class Twin:
         self.g = self._place(twin.Generator(arrays, config.MODEL.generator))
         self.d = self._place(twin.Discriminator(arrays, config.MODEL.discriminator))
         self.vgg = self._place(twin.Vgg19(arrays, config.VGG.layer))
-        self.hr, self.lr = torch.from_numpy(fixed_batch(config)), torch.from_numpy(lr)
+        self.lr, self.hr = map(torch.from_numpy, fixed_batch(config))
 
         def adam(network):
             rate, betas = config.TRAIN.lr_init, (config.TRAIN.beta1, 0.999)
@@ -286,7 +292,7 @@ def start_pair(precision: str, threads: int, stack: contextlib.ExitStack) -> tup
     """Ours, and the twin with our weights."""
     settings = settings_of(precision, threads)
     ours = stack.enter_context(Contestant(Ours, settings))
-    return ours, stack.enter_context(Contestant(Twin, settings, *ours("weights")))
+    return ours, stack.enter_context(Contestant(Twin, settings, ours("weights")))
 
 
 def check(args: argparse.Namespace, two_runs: Contestant) -> None:

@@ -28,12 +28,13 @@ CHOICES = {
 AT_LEAST_ONE = (
     "TRAIN.batch_size",
     "TRAIN.save_every",
+    "VGG.every",
     "MODEL.generator.num_blocks",
     "MODEL.generator.num_filters",
     "MODEL.generator.first_kernel",
     "MODEL.generator.last_kernel",
 )
-AT_MOST_ONE = ("VGG.share", "TRAIN.exposures", "TRAIN.max_bad_images")
+AT_MOST_ONE = ("TRAIN.exposures", "TRAIN.max_bad_images")
 BELOW_ONE = ("TRAIN.ema_decay", "TRAIN.beta1")  # a moving average that never moves is none
 # No machine has more, or the graph would not be built in a lifetime.
 AT_MOST = {
@@ -72,8 +73,6 @@ def make_config(recipe: str | None = None, file: str | None = None, settings=())
             set_value(cfg, key, os.path.expanduser(value))
     if cfg.TRAIN.hr_patch_size % 4 or cfg.TRAIN.hr_patch_size < 16:
         raise UserError("TRAIN.hr_patch_size must be a multiple of 4 and at least 16")
-    if cfg.VGG.share == 0:
-        raise UserError("VGG.share must be above 0; LOSS.vgg=0 leaves the features out")
     return cfg
 
 

@@ -1,14 +1,10 @@
-"""MATLAB's bicubic `imresize`, in NumPy and as a TensorFlow graph."""
+"""MATLAB's bicubic `imresize`."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import tensorflow as tf
 
 SCALE = 4
 _CHUNK = 2048  # columns resized at a time: bounds the float64 copy whatever the picture's size
@@ -91,38 +87,3 @@ def downsample(image: np.ndarray, scale: int = SCALE, border: str = "symmetric")
 def upsample(image: np.ndarray, scale: int = SCALE) -> np.ndarray:
     """LR [h, w(, c)] -> [scale * h, scale * w(, c)] of the same dtype."""
     return resize(image, scale)
-
-
-def downsample_graph(images: tf.Tensor) -> tf.Tensor:
-    """HR uint8 [n, h, w, c] -> LR uint8 [n, h/4, w/4, c], the very numbers of `downsample`.
-
-    Two products with banded matrices: faster than strided convolutions or slices on CPU. They are
-    exact, because the taps are multiples of 1/4096 below 987/4096: 11 bits, which float32 and the
-    TF32 of GPUs hold in full. bfloat16 would not do.
-    """
-    import tensorflow as tf
-
-    assert (images.dtype, images.shape.rank) == (tf.uint8, 4), images
-    static, dynamic = images.shape.as_list(), tf.shape(images)
-    assert all(side is None or side % SCALE == 0 for side in static[1:3]), static
-    n, h, w, c = (dynamic[i] if side is None else side for i, side in enumerate(static))
-    weights, indices = _contributions(16 * SCALE, 16, 1 / SCALE)
-    inner = weights[8] != 0  # an output away from the border shows the taps all of them share
-    taps = tf.constant(weights[8][inner], tf.float32)
-    offsets = tf.constant(indices[8][inner] - 8 * SCALE, tf.int32)
-
-    def shrink(rows: tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:
-        """float [size, columns] -> [size/4, columns], rounded half up and clipped to 0-255."""
-        sources = tf.math.floormod(SCALE * tf.range(size // SCALE)[:, None] + offsets, 2 * size)
-        sources = tf.minimum(sources, 2 * size - 1 - sources)  # symmetric border
-        band = tf.reduce_sum(tf.one_hot(sources, size) * taps[:, None], axis=1)
-        return tf.clip_by_value(tf.floor(tf.matmul(band, rows) + 0.5), 0, 255)
-
-    images = tf.cast(images, tf.float32)  # before the transpose: oneDNN has none for uint8
-    columns = tf.reshape(tf.transpose(images, [1, 0, 2, 3]), [h, n * w * c])
-    lr = tf.reshape(shrink(columns, h), [h // SCALE, n, w, c])
-    lr = shrink(tf.reshape(tf.transpose(lr, [2, 1, 0, 3]), [w, n * (h // SCALE) * c]), w)
-    lr = tf.reshape(lr, [w // SCALE, n, h // SCALE, c])
-    lr = tf.cast(tf.transpose(lr, [1, 2, 0, 3]), tf.uint8)
-    lr.set_shape([static[0], *(side and side // SCALE for side in static[1:3]), static[3]])
-    return lr

@@ -178,7 +178,7 @@ def test_moving_averages_move_in_training_and_only_then(session):
     session.run([net.outputs, test_net.outputs])
     for a, b in zip(before, session.run(averages)):
         np.testing.assert_array_equal(a, b)
-    session.run(net.moving_average_updates())
+    session.run(net.moving_average_updates(tf.constant(True)))
     for a, b in zip(before, session.run(averages)):
         assert np.all(a != b)
 
@@ -188,7 +188,7 @@ def test_moving_averages_approach_the_batch_statistics(session):
     norm = BatchNorm(True, name="norm")
     norm(tf.constant(x))
     initialize(session)
-    session.run(norm.moving_average_updates())
+    session.run(norm.moving_average_updates(tf.constant(True)))
     mean, var = session.run([norm.moving_mean, norm.moving_var])
     # decay 0.9 from mean 0 and variance 1; the batch's variance is the unbiased one
     np.testing.assert_allclose(mean, 0.1 * x.mean((0, 1, 2)), rtol=1e-5)

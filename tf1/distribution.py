@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import tensorflow as tf
 
 from common.errors import UserError
-
-MOST_FACTS = 512
-MOST_TASKS = 64  # of a SLURM node
 
 
 @dataclass
@@ -40,16 +39,36 @@ class Cluster:
         """In all."""
         return self.strategy.num_replicas_in_sync
 
-    def split(self, tensor: tf.Tensor):
-        """A share of this host's part of a batch for each of its replicas."""
-        parts = tf.split(tensor, self.replicas // self.hosts)
-        return self.strategy.experimental_distribute_values_from_function(
-            lambda context: parts[context.replica_id_in_sync_group % len(parts)]
-        )
+    def session(self) -> tf.compat.v1.Session:
+        return tf.compat.v1.Session(self.target, config=self.config)
 
-    def run(self, function, *args):
-        """The results of a function of tensors on each replica of this host."""
-        return self.strategy.experimental_local_results(self.strategy.run(function, args))
+    def require_divisible(self, batch_size: int) -> None:
+        if batch_size % self.replicas:
+            raise UserError(
+                f"TRAIN.batch_size={batch_size} cannot be shared among {self.replicas} devices: use a "
+                f"multiple of {self.replicas}, or fewer devices (RUNTIME.devices)"
+            )
+
+    def build(self, build_graph: Callable) -> SimpleNamespace:
+        """Builds the graph on each replica of this host: the first one's, with the optimisers of all."""
+        replicas = self.strategy.experimental_local_results(self.strategy.run(build_graph))
+        g = replicas[0]
+        g.replicas = replicas
+        for name in {"g_optim_init", "d_optim", "g_optim"} & vars(g).keys():
+            setattr(g, name, tf.group(*(getattr(replica, name) for replica in replicas)))
+        g.reset_average = tf.group(*(replica.average.reset for replica in replicas))
+        return g
+
+    @staticmethod
+    def feed(g: SimpleNamespace, lr: np.ndarray, hr: np.ndarray) -> dict:
+        """Each replica's part of this host's part of a batch."""
+        count = len(g.replicas)
+        parts = zip(g.replicas, np.split(lr, count), np.split(hr, count))
+        return {t: x for r, low, high in parts for t, x in ((r.t_image, low), (r.t_target_image, high))}
+
+    def run(self, function):
+        """The results of a function on each replica of this host."""
+        return self.strategy.experimental_local_results(self.strategy.run(function))
 
     def from_chief(self, session: tf.compat.v1.Session, values: list) -> list[np.ndarray]:
         """The chief's values of numbers and variables, on every host."""
@@ -61,24 +80,22 @@ class Cluster:
 
         return session.run(self.run(shared)[0])
 
-    def require_agreement(self, session: tf.compat.v1.Session, facts: dict[str, str]) -> None:
-        """UserError on every host that names in what one of them differs from the chief."""
+    def require_agreement(self, session: tf.compat.v1.Session, facts: dict) -> None:
+        """UserError on every host if one of them trains something else than the chief."""
+        if self.hosts == 1:
+            return
+        facts = {**facts, "device": "", "TensorFlow": tf.__version__}
         names = sorted(facts)
-        version = f"{tf.__version__} {' '.join(names)}"
-        mine = np.zeros([self.hosts, MOST_FACTS], np.float32)
-        hashes = [zlib.crc32(text.encode()) % 2**24 for text in (version, *(facts[name] for name in names))]
-        mine[self.host, : len(hashes)] = hashes
+        texts = [json.dumps(facts[name], sort_keys=True) for name in names]
+        mine = np.zeros([self.hosts, len(names)], np.float32)
+        mine[self.host] = [zlib.crc32(text.encode()) % 2**24 for text in texts]
         per_host = self.replicas // self.hosts
         table = session.run(self.run(lambda: sum_of_replicas(tf.constant(mine)))[0]) / per_host
         for host, row in enumerate(table):
-            differing = np.flatnonzero(row != table[0])
-            if len(differing) and differing[0] == 0:
-                raise UserError(f"host {host} runs another version of the program or of TensorFlow")
-            if len(differing):
-                listed = ", ".join(names[i - 1] for i in differing)
+            if differing := [name for name, same in zip(names, row == table[0]) if not same]:
                 raise UserError(
-                    f"host {host} differs from host 0 in {listed}: start all with the same command on the "
-                    "same pictures and VGG19 weights"
+                    f"host {host} differs from host 0 in {', '.join(differing)}: start all with the same "
+                    "command on the same images and VGG19 weights"
                 )
 
 
@@ -86,7 +103,7 @@ ALONE = Cluster()  # one device
 
 
 def connect(settings, options: tf.compat.v1.ConfigProto) -> Cluster:
-    """What `config.RUNTIME`, TF_CONFIG and SLURM ask for; waits for no other host.
+    """What `config.RUNTIME` and TF_CONFIG ask for; waits for no other host.
 
     To be called before anything else is made of TensorFlow. `options` are those of sessions.
     """
@@ -112,7 +129,7 @@ def connect(settings, options: tf.compat.v1.ConfigProto) -> Cluster:
 
 
 def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver | None:
-    """Who takes part, as TF_CONFIG says or SLURM; None for this host alone."""
+    """Who takes part, as TF_CONFIG says; None for this host alone."""
     if os.environ.get("TF_CONFIG"):
         try:
             cluster = json.loads(os.environ["TF_CONFIG"]).get("cluster", {})
@@ -123,11 +140,6 @@ def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver | None:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"TF_CONFIG cannot be understood: {error}") from None
         return None if alone else resolver
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
-        # addresses alone: which GPUs a task sees is SLURM's to say, and must not be asked of nvidia-smi
-        return tf.distribute.cluster_resolver.SlurmClusterResolver(
-            gpus_per_node=MOST_TASKS, gpus_per_task=1, auto_set_gpu=False
-        )
     return None
 
 
@@ -158,6 +170,18 @@ def sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
 @tf.RegisterGradient("SumOfReplicas")
 def _gradient_of_sum(_, gradient: tf.Tensor, __):
     return None, sum_of_replicas(gradient)
+
+
+def num_replicas() -> int:
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
+def over_replicas(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """The means of scalars over all replicas, reduced together."""
+    if num_replicas() == 1:
+        return values
+    means = mean_of_replicas(tf.stack(list(values.values())))
+    return dict(zip(values, tf.unstack(means, len(values))))
 
 
 def mean_of_replicas(value: tf.Tensor) -> tf.Tensor:

@@ -161,11 +161,6 @@ def leaky_relu(x: tf.Tensor, slope: float) -> tf.Tensor:
     return activation(x)
 
 
-def finite_or_zero(x: tf.Tensor) -> tf.Tensor:
-    """What would spoil a variable for ever moves it not at all."""
-    return tf.where(tf.math.is_finite(x), x, tf.zeros_like(x))
-
-
 class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
     """Batch norm over N, H, W with float32 statistics (Ioffe & Szegedy 2015).
 
@@ -220,11 +215,11 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
         self._batch_mean, self._batch_var = mean, variance * count / (count - 1)  # as the fused one has it
         return outputs
 
-    def moving_average_updates(self) -> list[tf.Operation]:
+    def moving_average_updates(self, finite: tf.Tensor) -> list[tf.Operation]:
         assert self.is_train, "moving averages move in training only"
         pairs = ((self.moving_mean, self._batch_mean), (self.moving_var, self._batch_var))
         moves = [(average, (1 - self.decay) * (average - batch_value)) for average, batch_value in pairs]
-        return [average.assign_sub(finite_or_zero(move)).op for average, move in moves]
+        return [average.assign_sub(tf.where(finite, move, tf.zeros_like(move))).op for average, move in moves]
 
 
 class PRelu(ScopedLayer):
@@ -288,10 +283,10 @@ class Network:
         self.reach[layer.name] = self._reach
         return self.outputs
 
-    def moving_average_updates(self) -> list[tf.Operation]:
-        """Operations that move every batch norm's averages towards this call's batch statistics."""
+    def moving_average_updates(self, finite: tf.Tensor) -> list[tf.Operation]:
+        """Operations that move every batch norm's averages towards the batch's statistics, if `finite`."""
         norms = [layer for layer in self.all_layers if isinstance(layer, BatchNorm)]
-        return [update for norm in norms for update in norm.moving_average_updates()]
+        return [update for norm in norms for update in norm.moving_average_updates(finite)]
 
     def count_params(self) -> int:
         return sum(param.shape.num_elements() for param in self.all_params)

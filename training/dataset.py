@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import threading
+import zlib
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -24,10 +25,11 @@ _CROP_SIDES = 2.5
 _POOL_BYTES = 64 * 2**20  # crops cut ahead of their turn
 CACHE_BYTES = 2**30  # decoded pictures that are kept
 _STEPS_AHEAD = 4
+_CHECKED_BYTES = 2**16  # of each file, which tell a changed one
 
 _CORES = os.cpu_count() or 1
 
-Entry = tuple[int, int, int, int]  # size in bytes, time of change in ns, height, width
+Entry = tuple[int, int, int, int]  # size in bytes, checksum of the beginning, height, width
 Listing = dict[str, Entry]  # by the path below the folder, with slashes
 
 log = logging.getLogger("srgan")
@@ -59,13 +61,12 @@ class Dataset:
         exposures: float = 0.0,
         degradation: str = "bicubic",
         max_bad_images: float = 0.01,
-        known: Listing | None = None,
         skip: Collection[Path] = (),
         setting: str = "TRAIN.hr_img_path",
     ) -> None:
-        """Reads the header of every picture, but for those that are as `known`; `setting` names the path.
+        """Reads the header of every image; `setting` names the path in errors.
 
-        Those that are none are told of and left out; UserError if their share is above
+        Those that are none are reported and left out; UserError if their fraction is above
         `max_bad_images`, or if none is left. crops_per_image: patches of a picture in an epoch; None: by
         its area. skip: folders below that are no training data.
         degradation: 'bicubic' makes LR as MATLAB does, 'photo' as training/degradation.py does.
@@ -89,7 +90,7 @@ class Dataset:
             below = [path.resolve() for path in skip if path.resolve() != folder]
             paths = list_pictures(hr_img_path, setting, below)
             names = [path.relative_to(hr_img_path).as_posix() for path in paths]
-        looked = self._look_at(paths, names, known or {}, setting, max_bad_images)
+        looked = self._look_at(paths, setting, max_bad_images)
         self.listing: Listing = {name: entry for name, entry in zip(names, looked) if entry}
         readable = [(path, entry[2:]) for path, entry in zip(paths, looked) if entry]
         self._report_small([path for path, size in readable if min(size) < patch_size], setting)
@@ -116,6 +117,14 @@ class Dataset:
     def steps_per_epoch(self) -> int:
         """Batches in an epoch; the last one is filled up with the epoch's first crops."""
         return math.ceil(int(self._crops.sum()) / self.batch_size)
+
+    def stream(
+        self, epoch: int, first_step: int = 0, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The batches of an epoch from a step on, and of all epochs that follow."""
+        while True:
+            yield from self.batches(epoch, first_step, part)
+            epoch, first_step = epoch + 1, 0
 
     def batches(
         self, epoch: int, first_step: int = 0, part: tuple[int, int] = (0, 1)
@@ -256,24 +265,22 @@ class Dataset:
             self._cache_room -= image.nbytes
         return image
 
-    def _look_at(self, paths, names, known: Listing, setting: str, max_bad: float) -> list[Entry | None]:
+    def _look_at(self, paths, setting: str, max_bad: float) -> list[Entry | None]:
         """What is to be known of each picture; None for those that cannot be read."""
 
-        def look(path: Path, name: str) -> Entry | UserError:
+        def look(path: Path) -> Entry | UserError:
             try:
-                stat = path.stat()
-                entry = known.get(name)
-                if entry and tuple(entry[:2]) == (stat.st_size, stat.st_mtime_ns):
-                    return tuple(entry)
                 source = files.Source(path)
-                return (stat.st_size, stat.st_mtime_ns, source.height, source.width)
+                with open(path, "rb") as file:
+                    checksum = zlib.crc32(file.read(_CHECKED_BYTES))
+                return (path.stat().st_size, checksum, source.height, source.width)
             except OSError as error:
                 return UserError(f"cannot read {path}: {error.strerror}")
             except UserError as error:
                 return error
 
         with ThreadPoolExecutor(_CORES) as pool:
-            looked = list(pool.map(look, paths, names))
+            looked = list(pool.map(look, paths))
         bad = [entry for entry in looked if isinstance(entry, UserError)]
         if len(bad) > max_bad * len(paths):
             listed = "; ".join(map(str, bad[:5])) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from common.errors import UserError
 from common.machine import memory_limit
 from model import layout
 from tf1 import checkpoints, runtime
+from training.dataset import Dataset
 
 log = logging.getLogger("srgan")
 
@@ -51,6 +54,31 @@ def init_weights(config) -> dict[str, np.ndarray]:
             log.info("%s starts from %s", network, path)
             start.update(arrays)
     return start
+
+
+def training_data(train, skip: Collection[Path]) -> Dataset:
+    """The images of config.TRAIN; skip: folders below that are none."""
+    names = ("augment", "exposures", "degradation", "max_bad_images")
+    return Dataset(
+        train.hr_img_path,
+        patch_size=train.hr_patch_size,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        **{name: train[name] for name in names},
+        skip=skip,
+    )
+
+
+def assign_weights(session, g, vgg_weights: dict, start_weights: dict, train) -> None:
+    """Gives VGG19 and, at the start of a run, the networks their weights; the averages start from G's."""
+    if vgg_weights:
+        checkpoints.assign(session, g.net_vgg.all_params, vgg_weights, "the VGG19 file")
+    for name, source in (("SRGAN_g", train.init_weights), ("SRGAN_d", train.init_weights_d)):
+        arrays = {key: value for key, value in start_weights.items() if key.startswith(name)}
+        if arrays:
+            params = g.net_g.all_params if name == "SRGAN_g" else g.net_d.all_params
+            checkpoints.assign(session, params, arrays, source)
+    session.run(g.reset_average)
 
 
 def require_memory(least: int) -> None:

@@ -1,110 +1,205 @@
-"""What a run leaves at the end of an epoch or at a stop: weights, samples, a line in the log, warnings."""
+"""What a training run shows: a line per epoch, on the screen, as JSON and for TensorBoard; samples."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
+from matplotlib.figure import Figure
+from tqdm import tqdm
 
 from common.errors import UserError
-from training import gallery
-from training.log import TrainingLog
-from training.samples import Sampler
-from training.schedule import DISCRIMINATOR, PRETRAIN
-from training.state import RunState
+from common.files import atomic
+from images import bicubic, metrics
+from images.bicubic import SCALE
+from images.files import write_rgb
+from images.pixels import enlarge, side_by_side
 
-COLLAPSED_LOSS, COLLAPSED_EPOCHS = 0.01, 3  # of the discriminator: it is always right
+log = logging.getLogger("srgan")
+
+SAMPLE_PATCHES = 4
+MAX_VALID_SIDE = 1024  # px of HR: the image is fed whole, and takes about 1 kB a pixel
+COLLAPSED_LOSS, COLLAPSED_EPOCHS = 0.01, 3  # of a discriminator that is always right
+FOLDERS = {"pretrain": ("srgan_ginit", "SRResNet"), "adversarial": ("srgan_gan", "SRGAN")}
+# makes TensorBoard forget the points after its step
+_FORGET = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+
+
+def within_memory(hr: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The validation pair, or the middle of it."""
+    side = MAX_VALID_SIDE // SCALE
+    if max(lr.shape[:2]) <= side:
+        return hr, lr
+    top, left = (max(0, (length - side) // 2) for length in lr.shape[:2])
+    log.info("Training validates with the middle %d px of the validation image", MAX_VALID_SIDE)
+    lr = lr[top : top + side, left : left + side]
+    hr = hr[SCALE * top :, SCALE * left :][: SCALE * lr.shape[0], : SCALE * lr.shape[1]]
+    return hr, lr
 
 
 class Report:
-    """The reports of one run, in its order; a context manager. What fails of one is told and tried again.
+    """The reports of a run in its folders. Failures are logged and never stop training."""
 
-    Training is worth more than what it shows.
-    """
+    def __init__(self, folder: Path, samples_dir: Path, step: int):
+        """Goes on after `step`: what an interrupted run wrote past it is dropped."""
+        self.folder, self.samples_dir, self._start = folder, samples_dir, step
+        self._log = folder / "train_log.jsonl"
+        self._unwritten = ""  # lines that the disk refused
+        self._tensorboard: tf.compat.v1.summary.FileWriter | None = None
+        self._collapsed_epochs = 0
+        with self.tolerated("no earlier lines of the log"):
+            text = self._log.read_text(errors="replace") if self._log.exists() else ""
+            kept = "".join(json.dumps(line) + "\n" for line in _lines(text) if line["step"] <= step)
+            if kept != text:
+                with atomic(self._log) as path:
+                    path.write_text(kept)
 
-    def __init__(self, state: RunState, sampler: Sampler):
-        self.state, self.sampler = state, sampler
-        self.log = TrainingLog(state.folder, state.step)
-        self.owed = False  # whether the weights of an epoch could not be written
-        self.collapsed_epochs = 0
+    def show(self, upscale: Callable, fixed_patches: Callable, valid: tuple[np.ndarray, np.ndarray]) -> None:
+        """upscale: uint8 LR [N, h, w, 3] -> SR; fixed_patches(count) -> (LR, HR); valid: (HR, LR)."""
+        self._upscale, self._fixed_patches, self._valid = upscale, fixed_patches, valid
 
-    def __enter__(self) -> Report:
-        return self
+    def close(self) -> None:
+        if self._tensorboard:
+            self._tensorboard.close()
 
-    def __exit__(self, *_) -> None:
-        self.log.close()
-
-    def is_lacking(self) -> bool:
-        """Whether the run was stopped between saving the state of an epoch's end and all that follows."""
-        state, schedule = self.state, self.state.schedule
-        if not state.sums or schedule.position(state.step)[2]:
-            return False
-        phase = schedule.position(state.step - 1)[0]
-        if self.log.last_step < state.step:
-            return True
-        if phase == DISCRIMINATOR or not schedule.leaves_weights(state.step):
-            return False
-        return not state.has_weights_of_now(phase)
-
-    def write(self) -> None:
-        """Of the epoch that has ended."""
-        state, schedule = self.state, self.state.schedule
-        phase, epoch, _ = schedule.position(state.step - 1)
-        sums = dict(state.sums)
-        seconds, counted = sums.pop("seconds"), int(sums.pop("counted", 0))
-        line = {
-            "phase": phase,
-            "epoch": epoch + 1,
-            "step": state.step,
-            "learning_rate": state.rate_factor * schedule.learning_rate(state.step - 1),
-            **{name: total / counted for name, total in sums.items()},
-            "seconds": seconds,
-        }
-        steps = schedule.steps_per_epoch
-        if counted < steps:
-            line["skipped_steps"] = steps - counted
-        if (schedule.leaves_weights(state.step) or self.owed) and phase != DISCRIMINATOR:
-            weights, self.owed = state.weights_for_use(), True
-            with self._tolerated("no sample pictures"):
-                line["psnr_db"] = self.sampler.sample(phase, epoch + 1, weights)
-            with self._tolerated("no weights"):
-                state.save_weights(phase, weights, line.get("psnr_db"), epoch + 1)
-                self.owed = False
-        with self._tolerated("no line in the log"):
-            self.log.write(line, steps, schedule.phase_end(phase) - state.step)
-            if "psnr_db" in line:
-                self.log.plot(self.sampler.samples_dir / "learning_curve.png")
-                gallery.write_animation(self.sampler.samples_dir)
-                gallery.write_index(self.sampler.samples_dir, line)
-        self._watch_discriminator(line)
-
-    def write_weights(self) -> None:
-        """Of the step at which the run is stopped, to be used at once.
-
-        At an epoch's end `write` has left them, or owes them, and what comes with them, to the next start.
-        """
-        state, schedule = self.state, self.state.schedule
-        phase = schedule.position(max(0, state.step - 1))[0]
-        is_written = schedule.position(state.step)[2] == 0 and schedule.leaves_weights(state.step)
-        if state.step and phase != DISCRIMINATOR and not is_written:
-            with self._tolerated("no weights", "the state has them"):
-                state.save_weights(phase, state.weights_for_use())
+    def event(self, sentence: str) -> None:
+        """A line in run.log, with the time."""
+        with contextlib.suppress(OSError), open(self.folder / "run.log", "a", encoding="utf-8") as file:
+            text = " ".join(sentence.split()).encode("utf-8", "replace").decode()
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     @contextlib.contextmanager
-    def _tolerated(self, loss: str, comfort: str = "training goes on"):
+    def tolerated(self, loss: str) -> Iterator[None]:
+        """Logs what fails; the caller goes on after the block."""
         try:
             yield
         except (UserError, OSError, MemoryError, ValueError, tf.errors.OpError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self.state.say(f"WARNING: {loss} of step {self.state.step} ({reason}); {comfort}")
+            sentence = f"WARNING: {loss} ({reason}); training goes on"
+            log.info("%s", sentence)
+            self.event(sentence)
 
-    def _watch_discriminator(self, line: dict) -> None:
-        if line["phase"] == PRETRAIN or "d_loss" not in line:
-            return
-        self.collapsed_epochs = self.collapsed_epochs + 1 if line["d_loss"] < COLLAPSED_LOSS else 0
-        if self.collapsed_epochs == COLLAPSED_EPOCHS:
-            self.state.say(
-                f"WARNING: the discriminator's loss is below {COLLAPSED_LOSS} for {COLLAPSED_EPOCHS} epochs: "
-                "it tells all pictures apart and teaches nothing; try a smaller MODEL.discriminator, "
-                "a higher LOSS.adversarial, or fewer TRAIN.n_epoch_d"
+    def samples(self, phase: str, epoch: int, step: int) -> dict[str, float]:
+        """Writes LR | bicubic | SR | HR of the same patches each time; {'psnr_db': of the valid image}."""
+        name, network = FOLDERS[phase]
+        folder, (valid_hr, valid_lr) = self.samples_dir / name, self._valid
+        with self.tolerated(f"no samples of step {step}"):
+            lr, hr = self._fixed_patches(SAMPLE_PATCHES)
+            sr = self._upscale(lr)
+            # a batch of two: for one image, oneDNN without AVX-512 falls to a kernel ten times as slow
+            valid_sr = self._upscale(np.stack([valid_lr, valid_lr]))[0]
+            # named after the note's patch sizes, whatever the recipe's
+            write_rgb(folder / "_train_sample_96.png", np.hstack(lr))
+            write_rgb(folder / "_train_sample_384.png", np.hstack(hr))
+            columns = [
+                np.vstack([enlarge(low, SCALE) for low in lr]),
+                np.vstack([bicubic.upsample(low) for low in lr]),
+                np.vstack(sr),
+                np.vstack(hr),
+            ]
+            sheet = side_by_side(columns, ["LR", "bicubic", network, "HR"])
+            write_rgb(folder / f"train_{epoch}.png", sheet)
+            self._write_image(f"{phase}/samples", folder / f"train_{epoch}.png", sheet.shape, step)
+            return {"psnr_db": metrics.psnr_y(valid_sr, valid_hr)}
+        return {}
+
+    def epoch(self, line: dict, steps: int, steps_left: int) -> None:
+        """The end of an epoch of `steps` steps: phase, epoch, step, losses, seconds, PSNR if measured."""
+        log.info("%s", _describe(line, steps, steps_left * line["seconds"] / steps))
+        self._unwritten += json.dumps(line) + "\n"
+        with self.tolerated(f"no line of step {line['step']} in the log"):
+            with open(self._log, "a") as file:
+                file.write(self._unwritten)
+            self._unwritten = ""
+            self._write_scalars(line)
+            if "psnr_db" in line:
+                self._plot(self.samples_dir / "learning_curve.png")
+        if "d_loss" in line:
+            self._watch_discriminator(line["d_loss"])
+
+    def _watch_discriminator(self, d_loss: float) -> None:
+        self._collapsed_epochs = self._collapsed_epochs + 1 if d_loss < COLLAPSED_LOSS else 0
+        if self._collapsed_epochs == COLLAPSED_EPOCHS:
+            log.info(
+                "WARNING: the discriminator's loss is below %g for %d epochs: it tells all images apart and "
+                "teaches nothing; try a smaller MODEL.discriminator, a higher LOSS.adversarial, or fewer "
+                "TRAIN.n_epoch_d",
+                *(COLLAPSED_LOSS, COLLAPSED_EPOCHS),
             )
+
+    def _writer(self) -> tf.compat.v1.summary.FileWriter:
+        if self._tensorboard is None:
+            self._tensorboard = tf.compat.v1.summary.FileWriter(str(self.folder / "tensorboard"))
+            self._tensorboard.add_session_log(_FORGET, self._start)
+        return self._tensorboard
+
+    def _write_scalars(self, line: dict) -> None:
+        points = [
+            tf.compat.v1.Summary.Value(tag=f"{line['phase']}/{name}", simple_value=value)
+            for name, value in line.items()
+            if isinstance(value, float)
+        ]
+        self._writer().add_summary(tf.compat.v1.Summary(value=points), line["step"])
+        self._writer().flush()
+
+    def _write_image(self, tag: str, png: Path, shape: tuple, step: int) -> None:
+        height, width, _ = shape
+        data = png.read_bytes()
+        image = tf.compat.v1.Summary.Image(height=height, width=width, encoded_image_string=data)
+        point = tf.compat.v1.Summary.Value(tag=tag, image=image)
+        self._writer().add_summary(tf.compat.v1.Summary(value=[point]), step)
+
+    def _plot(self, path: Path) -> None:
+        """Losses, and the validation image's PSNR, over all steps so far."""
+        lines = _lines(self._log.read_text())
+        figure = Figure(figsize=(9, 6))
+        figure.subplots_adjust(left=0.1, right=0.98, top=0.98, bottom=0.08, hspace=0.06)
+        losses, psnr = figure.subplots(2, 1, sharex=True)
+        names = dict.fromkeys(name for line in lines for name in line if _is_loss(name))
+        for axes, keys in ((losses, names), (psnr, ["psnr_db"])):
+            for key in keys:
+                points = [(line["step"], line[key]) for line in lines if key in line]
+                if points:
+                    axes.plot(*zip(*points), marker=".", label=key)
+            axes.grid(alpha=0.3)
+        losses.set(yscale="log", ylabel="loss, mean of an epoch")
+        if names:
+            losses.legend()
+        psnr.set(xlabel="step", ylabel="validation PSNR on Y, dB")
+        with atomic(path) as part:
+            figure.savefig(part, dpi=100)
+
+
+def _lines(text: str) -> list[dict]:
+    """The whole lines of a log."""
+    lines = []
+    for line in text.splitlines(keepends=True):
+        try:
+            values = json.loads(line)
+            if line.endswith("\n") and isinstance(values["step"], int):
+                lines.append(values)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return lines
+
+
+def _is_loss(name: str) -> bool:
+    return name.endswith(("loss", "loss1", "loss2"))
+
+
+def _describe(line: dict, steps: int, seconds_left: float) -> str:
+    words = [f"{line['phase']} epoch {line['epoch']}"]
+    words += [f"{name} {line[name]:.4g}" for name in line if _is_loss(name)]
+    words.append(f"{steps / line['seconds']:.2f} steps/s")
+    if "skipped_steps" in line:
+        words.append(f"{line['skipped_steps']} steps skipped")
+    if "psnr_db" in line:
+        words.append(f"validation {line['psnr_db']:.2f} dB")
+    words.append(f"{tqdm.format_interval(seconds_left)} left in this phase")
+    return ", ".join(words)

@@ -1,12 +1,12 @@
-"""Training: MSE pretraining, then adversarial training, to the end or to a stop that loses nothing."""
+"""Where a training run is, and how it survives: state, weights for use, stops, steps that are not finite."""
 
 from __future__ import annotations
 
 import logging
-import signal
+import os
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,282 +14,265 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.files import held, require_writable
-from common.settings import log_config
-from images import photos
-from tf1 import checkpoints, distribution, runtime
-from training import continuation
-from training.dataset import Dataset
-from training.graph import TrainingGraph, build_training_graph, least_memory
-from training.preparation import init_weights, require_memory, vgg_features
-from training.report import Report
-from training.samples import Sampler, within_memory
-from training.schedule import Schedule
-from training.state import RunState
+from common.files import sync_folder
+from tf1 import checkpoints, runtime
+from training.resume import PREVIOUS_STATE_FILE, STATE_FILE, Saved
+from training.schedule import ADVERSARIAL, PRETRAIN
 
 log = logging.getLogger("srgan")
 
-MOST_SKIPS = 10  # steps in a row whose losses or gradients are not finite
-LOWER_RATE = 0.25  # factor on the learning rate after so many
-SETTLED_STEP = 4  # from 0; the first ones optimise the graph
-WORDS_EVERY_SECONDS = 60  # where there is no progress bar
-
-
-def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, restart: bool) -> None:
-    """Trains by `config`; files in, files out. Continues what is in `checkpoint_dir` unless `restart`."""
-    checkpoint_dir, samples_dir = Path(checkpoint_dir), Path(samples_dir)
-    require_memory(least_memory(config.TRAIN, config.MODEL.generator))
-    valid = within_memory(*photos.validation_pair(**config.VALID))
-    vgg_weights, features = vgg_features(config)
-    start_weights = init_weights(config)
-    log.info("Loading training pictures")
-    cluster = distribution.connect(config.RUNTIME, runtime.session_config(config.RUNTIME))
-    _require_divisible(config.TRAIN.batch_size, cluster.replicas)
-    known = continuation.read_listing(checkpoint_dir)
-    dataset = Dataset(
-        config.TRAIN.hr_img_path,
-        patch_size=config.TRAIN.hr_patch_size,
-        batch_size=config.TRAIN.batch_size,
-        seed=config.TRAIN.seed,
-        augment=config.TRAIN.augment,
-        exposures=config.TRAIN.exposures,
-        degradation=config.TRAIN.degradation,
-        max_bad_images=config.TRAIN.max_bad_images,
-        known=known,
-        skip=(checkpoint_dir, samples_dir),
-    )
-    dtype = runtime.compute_dtype(config.RUNTIME.precision)
-    made_with = {
-        "vgg_features": features,
-        "precision": dtype.name,
-        "device": runtime.describe_device(),
-        "pictures": continuation.fingerprint(dataset.listing),
-    }
-    if cluster.is_chief:
-        require_writable(checkpoint_dir, "--checkpoint-dir")
-        require_writable(samples_dir, "--samples-dir")
-    with held(checkpoint_dir) if cluster.is_chief else nullcontext():
-        saved = None if restart or not cluster.is_chief else continuation.saved_run(checkpoint_dir)
-        if saved:
-            continuation.check_continuation(
-                saved, config, dataset.steps_per_epoch, dataset.listing, known, made_with
-            )
-        elif cluster.is_chief and not restart:
-            continuation.require_no_weights(checkpoint_dir)
-        log.info("Building graph")
-        graph = new_graph(config, dtype, cluster)
-        with (
-            graph.t_image.graph.as_default(),
-            cluster.strategy.scope(),
-            tf.compat.v1.Session(cluster.target, config=cluster.config) as session,
-        ):
-            if cluster.hosts > 1:
-                cluster.require_agreement(session, continuation.facts(config, made_with, cluster.replicas))
-            sampler = Sampler(graph, session, dataset, valid, samples_dir)
-            schedule = Schedule(config.TRAIN, config.TRAIN.steps_per_epoch or dataset.steps_per_epoch)
-            state = RunState(config, recipe, graph, session, schedule, checkpoint_dir, made_with, cluster)
-            state.start(vgg_weights, start_weights, saved)
-            if cluster.is_chief:
-                if restart:  # only now, when nothing is left that could refuse the new run
-                    continuation.set_aside_run(checkpoint_dir)
-                log_config(checkpoint_dir / "config.json", config, recipe)
-                continuation.write_listing(checkpoint_dir, dataset.listing)
-            Run(config, graph, session, dataset, sampler, state, restart).loop()
-
-
-def new_graph(config, dtype: tf.DType, cluster: distribution.Cluster) -> TrainingGraph:
-    """The training step of `config` in a graph of its own."""
-    with tf.Graph().as_default(), cluster.strategy.scope():
-        tf.compat.v1.set_random_seed(config.TRAIN.seed)
-        return build_training_graph(config, dtype, cluster)
-
-
-def _require_divisible(batch_size: int, replicas: int) -> None:
-    if batch_size % replicas:
-        raise UserError(
-            f"TRAIN.batch_size={batch_size} cannot be shared among {replicas} devices: use a multiple of "
-            f"{replicas}, or fewer devices (RUNTIME.devices)"
-        )
+WEIGHTS_FILES = {PRETRAIN: "g_srgan_init.npz", ADVERSARIAL: "g_srgan.npz"}
+MAX_SKIPPED_STEPS = 10  # in a row, whose losses or gradients are not finite
+WARMUP_STEPS = 4  # of a process in each phase, which optimise the graph and tell nothing about speed
+LOG_INTERVAL_S = 60  # where there is no progress bar
 
 
 class Run:
-    """One training run: a session, its files, and where it is."""
+    """The run of a session; a context manager. Its loop is in training/train.py.
 
-    def __init__(self, config, graph, session, dataset, sampler, state: RunState, restarted: bool):
-        self.config, self.graph, self.session = config, graph, session
-        self.dataset, self.sampler, self.state = dataset, sampler, state
-        self.schedule, self.restarted = state.schedule, restarted
-        self.cluster = state.cluster
-        self.steps_of_phase: dict[str, int] = {}  # that this process has done
-        self.stop = 0  # the signal that all hosts know of
-        self.in_step = False
+    The state is saved after the weights and the log, so that whatever a crash loses is done again.
+    """
+
+    def __init__(self, graph, session, dataset, report, schedule, cluster, *, folder: Path, meta: dict):
+        """report: None for hosts that write no files. meta: recipe, config and facts, kept in the files."""
+        self.graph, self.session, self.dataset, self.report = graph, session, dataset, report
+        self.schedule, self.cluster, self.folder, self.meta = schedule, cluster, folder, meta
+        self.train = schedule.train
+        self.step_number = self.skipped_steps = 0
+        self.sums: dict[str, float] = {}  # of this epoch's losses and seconds, so far
+        self.variables = [v for v in tf.compat.v1.global_variables() if not v.op.name.startswith("VGG19/")]
+        self.saved_at, self.saved_step, self.in_step = time.monotonic(), -1, False
+        self.steps_of_process: dict[str, int] = {}
+
+    def say_start(self) -> None:
+        facts, schedule = self.meta["facts"], self.schedule
+        epochs = ", ".join(f"{epochs} {phase}" for phase, epochs in schedule.epochs.items() if epochs)
+        self._event(f"recipe {self.meta['recipe']}, TensorFlow {tf.__version__}, {self.meta['config']}")
+        self._say(
+            f"Training on {facts['device']} in {facts['precision']}: {self.dataset.num_images} images, "
+            f"{schedule.steps_per_epoch} steps per epoch, {schedule.total_steps} steps in all "
+            f"({epochs} epochs)"
+        )
 
     # -- the loop
 
-    def loop(self) -> None:
-        """Runs to the end of the schedule, or saves and exits with 128 + signal on Ctrl-C or SIGTERM.
+    def epochs(self, phase: str) -> Iterator[int]:
+        """The epochs of a phase that are left, from 0 on; the first one may be begun already."""
+        while self.step_number < self.schedule.total_steps:
+            position = self.schedule.position(self.step_number)
+            if position.phase != phase:
+                return
+            yield position.epoch
 
-        Whatever ends it, the state is saved if it is of use.
-        """
-        self._say_start()
-        report = Report(self.state, self.sampler) if self.cluster.is_chief else None
-        with runtime.StopSignal() as self.signals, report or nullcontext():
-            if self.state.saved_step < 0:
-                self.state.save()  # so that there is always a state to go back to, and the disk is tried
-            elif report and report.is_lacking():
-                report.write()
-            self.batches = self._batches()
-            try:
-                while self.state.step < self.schedule.total_steps:
-                    if not self._epoch():
-                        self._go_back(report)
-                    elif self.schedule.position(self.state.step)[2] == 0:
-                        self._end_epoch(report)
-                    if self._is_asked_to_stop() and not self.state.has_gone_wrong:
-                        self.state.save()
-                        if report:
-                            report.write_weights()
-                        but = ", without --restart" if self.restarted else ""
-                        self.state.say(f"Stopped and saved; the same command continues{but}")
-                        raise SystemExit(128 + self.stop)
-            except Exception as error:
-                self._save_after(error)
-                if self.in_step and self.cluster.hosts > 1 and isinstance(error, tf.errors.OpError):
-                    raise UserError(
-                        "another host has stopped or cannot be reached: start all of them again, and the "
-                        f"run goes on from step {self.state.saved_step}"
-                    ) from error
-                raise
-            finally:
-                self.batches.close()
-            if report and report.owed:
-                raise UserError(
-                    "the run is finished, but its weights could not be written: make room, repeat"
-                )
-        self.state.say("Finished")
-
-    def _say_start(self) -> None:
-        epochs = ", ".join(f"{epochs} {phase}" for phase, epochs in self.schedule.epochs.items() if epochs)
-        self.state.say(
-            f"Training on {self.state.made_with['device']} in {self.state.made_with['precision']}: "
-            f"{self.dataset.num_images} pictures, {self.schedule.steps_per_epoch} steps per epoch, "
-            f"{self.schedule.total_steps} steps in all ({epochs} epochs)"
-        )
-
-    def _is_asked_to_stop(self) -> bool:
-        """Of several hosts all stop after the same step, in which each has told the others."""
-        if self.cluster.hosts == 1:
-            self.stop = self.signals.signal
-        return bool(self.stop)
-
-    def _batches(self):
-        """This host's part of the batches from the current step on; passes follow each other without end."""
-        data_pass, first = divmod(self.state.step, self.dataset.steps_per_epoch)
-        part = self.cluster.host, self.cluster.hosts
-        while True:
-            yield from self.dataset.batches(data_pass, first, part)
-            data_pass, first = data_pass + 1, 0
-
-    def _epoch(self) -> bool:
-        """Steps to the end of the epoch, or to a stop; False if the run has to go back instead."""
-        phase, epoch, done = self.schedule.position(self.state.step)
-        total = self.schedule.steps_per_epoch
+    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(LR, HR) of the steps that are left of this epoch, with the learning rate set for each."""
+        phase, epoch, done = self.schedule.position(self.step_number)
+        steps, rate, said_at = self.schedule.steps_per_epoch, None, time.monotonic()
         if done == 0:
-            self.state.sums = {}
-        name, said_at = f"{phase} epoch {epoch + 1} of {self.schedule.epochs[phase]}", time.monotonic()
-        has_bar = self.cluster.is_chief and sys.stderr.isatty()
-        rate, form = None, {"unit": "step", "leave": False, "dynamic_ncols": True}
-        with tqdm(total=total, initial=done, desc=name, disable=not has_bar, **form) as bar:
-            for step in range(done, total):
-                if time.monotonic() - self.state.saved_at > 60 * self.config.TRAIN.save_minutes:
-                    self.state.save()
-                if not has_bar and time.monotonic() - said_at > WORDS_EVERY_SECONDS:
+            self.sums = {}
+        name = f"{phase} epoch {epoch + 1} of {self.schedule.epochs[phase]}"
+        has_bar = self.report is not None and sys.stderr.isatty()
+        form = {"desc": name, "disable": not has_bar, "leave": False, "unit": "step"}
+        with tqdm(total=steps, initial=done, **form) as self.bar:
+            for epoch_step in range(done, steps):
+                if time.monotonic() - self.saved_at > 60 * self.train.save_minutes:
+                    self.save()
+                if not has_bar and time.monotonic() - said_at > LOG_INTERVAL_S:
                     said_at = time.monotonic()
-                    log.info("%s: step %d of %d", name, step, total)
-                if rate != (now := self.state.rate_factor * self.schedule.learning_rate(self.state.step)):
-                    rate = now
+                    log.info("%s: step %d of %d", name, epoch_step, steps)
+                if rate != (rate := self.schedule.learning_rate(self.step_number)):
                     checkpoints.load(self.session, {self.graph.lr_v: rate})
-                if not self._step(phase, bar):
-                    return False
-                if self._is_asked_to_stop() and not self.state.has_gone_wrong:
-                    break
-        return True
+                self.started = time.perf_counter()
+                batch = next(self.stream)
+                self.in_step = True
+                yield batch
 
-    def _step(self, phase: str, bar: tqdm) -> bool:
-        """One step; False if the run has to go back."""
-        started = time.perf_counter()
-        graph, (lr, hr) = self.graph, next(self.batches)
-        fetches = graph.steps[phase], graph.losses[phase], graph.finite[phase], graph.stops
-        feed = {graph.t_image: lr, graph.t_target_image: hr}
-        feed = {**feed, graph.t_stop: float(bool(self.signals.signal))}
-        self.in_step = True
-        _, values, finite, stops = self.session.run(fetches, feed)
+    def step(self, losses: dict[str, float], finite: bool) -> None:
+        """After a step: sums for the log, and a stop if one is asked for."""
         self.in_step = False
-        self.stop = (self.signals.signal or signal.SIGTERM) if stops else 0
-        self.state.step += 1
-        self.state.sums["seconds"] = self.state.sums.get("seconds", 0.0) + time.perf_counter() - started
-        if all(finite) and np.isfinite(list(values.values())).all():
-            self.state.skips_in_row = 0
-            for name, value in {**values, "counted": 1}.items():
-                self.state.sums[name] = self.state.sums.get(name, 0.0) + float(value)
+        self.step_number += 1
+        seconds = time.perf_counter() - self.started
+        self.sums["seconds"] = self.sums.get("seconds", 0.0) + seconds
+        if finite and np.isfinite(list(losses.values())).all():
+            self.skipped_steps = 0
+            for name, value in {**losses, "counted": 1}.items():
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
         else:
-            self.state.skips_in_row += 1
-            self.state.event(
-                f"step {self.state.step} skipped: its losses or gradients are not finite ({values})"
-            )
-            is_last = self.state.step == self.schedule.total_steps
-            if self.state.skips_in_row >= MOST_SKIPS or is_last:
-                return False
-        self._say_duration(phase, time.perf_counter() - started)
-        bar.update()
-        bar.set_postfix({name: f"{value:.4g}" for name, value in values.items()})
-        return True
+            self.skipped_steps += 1
+            step = self.step_number
+            self._event(f"step {step} skipped: its losses or gradients are not finite ({losses})")
+            if self.skipped_steps == MAX_SKIPPED_STEPS:
+                raise UserError(
+                    f"the last {MAX_SKIPPED_STEPS} steps were not finite, and moved nothing: begin anew with "
+                    f"--restart --set TRAIN.lr_init={self.train.lr_init / 10:g}, or look at the images"
+                )
+        self._say_duration(seconds)
+        self.bar.update()
+        self.bar.set_postfix({name: f"{value:.4g}" for name, value in losses.items()})
+        if self.schedule.position(self.step_number).epoch_step:
+            self._stop_if_asked()
 
-    def _say_duration(self, phase: str, seconds: float) -> None:
-        """Once in each phase, by a step that no longer prepares anything."""
-        left = self.schedule.phase_end(phase) - self.state.step
-        if self.steps_of_phase.setdefault(phase, 0) == SETTLED_STEP and left * seconds > 60:
-            log.info(
-                "About %.2g s a step: %s ends in %s", seconds, phase, tqdm.format_interval(left * seconds)
-            )
-        self.steps_of_phase[phase] += 1
+    def end_epoch(self) -> None:
+        """Weights, samples and the log, then the state."""
+        phase, epoch, _ = self.schedule.position(self.step_number - 1)
+        is_checkpoint = (epoch + 1) % self.train.save_every == 0
+        is_checkpoint |= self.step_number == self.schedule.phase_end(phase)
+        if self.report:
+            sums = dict(self.sums)
+            seconds, counted = sums.pop("seconds"), int(sums.pop("counted", 0))
+            line = {"phase": phase, "epoch": epoch + 1, "step": self.step_number}
+            line["learning_rate"] = self.schedule.learning_rate(self.step_number - 1)
+            line |= {name: total / counted for name, total in sums.items()} | {"seconds": seconds}
+            if counted < self.schedule.steps_per_epoch:
+                line["skipped_steps"] = self.schedule.steps_per_epoch - counted
+            if is_checkpoint and phase in WEIGHTS_FILES:
+                line |= self.report.samples(phase, epoch + 1, self.step_number)
+                self.save_weights(epoch + 1, line.get("psnr_db"))
+            steps_left = self.schedule.phase_end(phase) - self.step_number
+            self.report.epoch(line, self.schedule.steps_per_epoch, steps_left)
+        if is_checkpoint:
+            self.save()
+        self._stop_if_asked()
 
-    def _end_epoch(self, report: Report | None) -> None:
-        if self.schedule.leaves_weights(self.state.step):
-            self.state.save()
-        if report:
-            report.write()
+    def finish(self) -> None:
+        """After the last epoch: the weights for use are there, or it is an error."""
+        if self.report and self.weights_step() != self.step_number and not self.save_weights():
+            raise UserError("the run is finished, but its weights could not be written: make room, repeat")
+        self._say("Finished")
 
-    def _go_back(self, report: Report | None) -> None:
-        """To the last saved state, once, with a lower rate; then such steps end the run."""
-        if self.state.rate_factor < 1:
-            rate = self.config.TRAIN.lr_init / 10
+    # -- stops
+
+    def _stop_if_asked(self) -> None:
+        if self.signals.signal:
+            if self.saved_step < self.step_number:
+                self.save_weights()
+                self.save()
+            self._say("Stopped and saved; the same command, without --restart, continues")
+            raise SystemExit(128 + self.signals.signal)
+
+    def __enter__(self) -> Run:
+        self.signals = runtime.StopSignal().__enter__()
+        passes, first = divmod(self.step_number, self.dataset.steps_per_epoch)
+        part = self.cluster.host, self.cluster.hosts
+        self.stream = self.dataset.stream(passes, first, part)
+        if self.saved_step < 0:
+            self.save()  # so that there is always a state to go back to, and the disk is tried
+        return self
+
+    def __exit__(self, _, error, __) -> None:
+        self.stream.close()
+        self.signals.__exit__()
+        try:
+            self._save_after(error)
+        finally:
+            if self.report:
+                self.report.close()
+
+    def _save_after(self, error: BaseException | None) -> None:
+        """Keeps what was done before an error that ends the run."""
+        if not isinstance(error, Exception):
+            return
+        self._event(f"step {self.step_number}: {type(error).__name__}: {error}")
+        if self.in_step and self.cluster.hosts > 1 and isinstance(error, tf.errors.OpError):
             raise UserError(
-                f"the last {self.state.skips_in_row} steps were not finite, at {LOWER_RATE:g} of the "
-                f"learning rate too: begin anew with --restart --set TRAIN.lr_init={rate:g}; what was "
-                "saved will be kept in "
-                f"{self.state.folder / continuation.REPLACED_DIR}"
-            )
-        skipped_at = self.state.step
-        self.state.restore(continuation.saved_run(self.state.folder) if report else None)
-        self.state.rate_factor, self.state.skips_in_row = LOWER_RATE, 0
-        self.state.say(
-            f"WARNING: the last steps up to step {skipped_at} were not finite: "
-            f"back to step {self.state.step}, with {LOWER_RATE:g} of the learning rate"
-        )
-        if report:
-            report.log.go_back(self.state.step)
-        self.state.save()
-        self.batches.close()
-        self.batches = self._batches()
-
-    def _save_after(self, error: Exception) -> None:
-        """Keeps what was done before an error that ends the run, unless it may have left half a step."""
-        self.state.event(f"step {self.state.step}: {type(error).__name__}: {error}")
-        if self.state.saved_step < self.state.step and not self.state.has_gone_wrong and not self.in_step:
+                "another host has stopped or cannot be reached: start all of them again, and the run goes "
+                f"on from step {self.saved_step}"
+            ) from error
+        if self.saved_step < self.step_number and not self.in_step:  # in a step the variables may be halfway
             try:
-                self.state.save()
-                self.state.say(f"Saved step {self.state.step}")
+                self.save()
+                self._say(f"Saved step {self.step_number}")
             except Exception as second:
-                kept = f"step {self.state.saved_step} is kept"
-                self.state.say(f"Step {self.state.step} could not be saved ({second}); {kept}")
+                step, kept = self.step_number, self.saved_step
+                self._say(f"Step {step} could not be saved ({second}); step {kept} is kept")
+
+    # -- files
+
+    def save(self) -> None:
+        """Writes all that a continued run needs to be bit-for-bit identical; keeps the state before."""
+        if self.report:
+            self._write_state(checkpoints.fetch(self.session, self.variables))
+        self.saved_at, self.saved_step = time.monotonic(), self.step_number
+
+    def _write_state(self, arrays: dict[str, np.ndarray]) -> None:
+        if not checkpoints.is_finite(arrays):  # a step that is not finite moves nothing: not by training
+            raise UserError(f"step {self.step_number} is not finite; step {self.saved_step} is kept")
+        state = self.folder / STATE_FILE
+        new = state.with_stem(f"{state.stem}_new")
+        checkpoints.write_npz(new, arrays, {**self._meta(), "sums": self.sums})
+        try:
+            if state.exists():
+                os.replace(state, self.folder / PREVIOUS_STATE_FILE)
+            os.replace(new, state)
+        except OSError as error:
+            raise UserError(f"cannot write {state}: {error.strerror}") from error
+        sync_folder(self.folder)
+        self._event(f"step {self.step_number} saved")
+
+    def save_weights(self, epoch: int | None = None, psnr_db: float | None = None) -> bool:
+        """Writes the weights for use; failing is logged and stops no run. epoch: the one that ends."""
+        phase = self.schedule.position(max(0, self.step_number - 1)).phase
+        if not self.report or phase not in WEIGHTS_FILES:
+            return True
+        model = self.meta["config"]["MODEL"]
+        meta = {**self._meta(), "network": "SRGAN_g", "arguments": model["generator"]}
+        path, keep = self.folder / WEIGHTS_FILES[phase], self.train.keep_weights
+        kept = [path.with_stem(f"{path.stem}_{epoch}")] if keep and epoch and epoch % keep == 0 else []
+        with self.report.tolerated(f"no weights of step {self.step_number}"):
+            weights = self.session.run(self.graph.average.weights)
+            for file in (path, *kept):
+                checkpoints.write_npz(file, weights, {**meta, "psnr_db": psnr_db})
+            if phase == ADVERSARIAL:
+                arrays = checkpoints.fetch(self.session, self.graph.net_d.all_params)
+                meta |= {"network": "SRGAN_d", "arguments": model["discriminator"]}
+                checkpoints.write_npz(self.folder / "d_srgan.npz", arrays, meta)
+            return True
+        return False
+
+    def weights_step(self) -> int | None:
+        """The step of the weights for use that lie in the folder."""
+        phase = self.schedule.position(max(0, self.step_number - 1)).phase
+        try:
+            return checkpoints.read_meta(self.folder / WEIGHTS_FILES.get(phase, "")).get("step")
+        except UserError:
+            return None
+
+    def restore(self, saved: Saved | None) -> None:
+        """Takes what was saved, if anything was; of several hosts, all take what the chief has."""
+        if saved:
+            checkpoints.assign(self.session, self.variables, saved.arrays, saved.path)
+            self.step_number = self.saved_step = saved.meta["step"]
+            self.sums = saved.meta["sums"]
+        if self.cluster.hosts > 1:
+            numbers = [np.float64(self.step_number), np.float64(self.saved_step)]
+            step, saved_step, *arrays = self.cluster.from_chief(self.session, numbers + self.variables)
+            self.step_number, self.saved_step = int(step), int(saved_step)
+            checkpoints.load(self.session, dict(zip(self.variables, arrays)))
+        if saved and self.step_number < self.schedule.total_steps:
+            phase, epoch, epoch_step = self.schedule.position(self.step_number)
+            log.info("Continuing %s: %s epoch %d, step %d", saved.path, phase, epoch + 1, epoch_step)
+        elif saved:
+            log.info("The run in %s is finished; --restart begins anew", saved.path)
+
+    def _meta(self) -> dict:
+        phase, epoch, epoch_step = self.schedule.position(max(0, self.step_number - 1))
+        epoch += (epoch_step + 1) // self.schedule.steps_per_epoch
+        return {**self.meta, "phase": phase, "epoch": epoch, "step": self.step_number}
+
+    def _say(self, sentence: str) -> None:
+        """On the screen and in run.log."""
+        log.info("%s", sentence)
+        self._event(sentence)
+
+    def _event(self, sentence: str) -> None:
+        if self.report:
+            self.report.event(sentence)
+
+    def _say_duration(self, seconds: float) -> None:
+        """Once in each phase, after a step that no longer prepares anything."""
+        phase = self.schedule.position(self.step_number - 1).phase
+        left = self.schedule.phase_end(phase) - self.step_number
+        done = self.steps_of_process[phase] = self.steps_of_process.get(phase, 0) + 1
+        if done == WARMUP_STEPS + 1 and left * seconds > 60:
+            duration = tqdm.format_interval(left * seconds)
+            log.info("About %.2g s a step: %s ends in %s", seconds, phase, duration)

@@ -3,77 +3,48 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PRETRAIN, DISCRIMINATOR, ADVERSARIAL = "pretrain", "discriminator", "adversarial"
 
 
-@dataclass(frozen=True)
+class Position(NamedTuple):
+    phase: str
+    epoch: int  # within the phase, from 0
+    epoch_step: int  # within the epoch, from 0
+
+
 class Schedule:
     """The phases as one row of steps: MSE pretraining, D alone, adversarial training."""
 
-    train: dict  # config.TRAIN
-    steps_per_epoch: int
+    def __init__(self, train, steps_per_epoch: int):
+        """train: config.TRAIN."""
+        self.train, self.steps_per_epoch = train, steps_per_epoch
+        n_epoch_d = train.n_epoch_d if train.n_epoch else 0
+        self.epochs = {PRETRAIN: train.n_epoch_init, DISCRIMINATOR: n_epoch_d, ADVERSARIAL: train.n_epoch}
+        self.total_steps = sum(self.epochs.values()) * steps_per_epoch
 
-    @property
-    def epochs(self) -> dict[str, int]:
-        """Epochs of each phase, in order; D learns alone only for an adversarial phase to follow."""
-        n_epoch_d = self.train.n_epoch_d if self.train.n_epoch else 0
-        return {PRETRAIN: self.train.n_epoch_init, DISCRIMINATOR: n_epoch_d, ADVERSARIAL: self.train.n_epoch}
-
-    @property
-    def total_steps(self) -> int:
-        return self.phase_end(ADVERSARIAL)
-
-    def phase_end(self, phase: str) -> int:
-        """The step at which a phase ends."""
-        epochs = list(self.epochs.values())
-        return sum(epochs[: list(self.epochs).index(phase) + 1]) * self.steps_per_epoch
-
-    def position(self, step: int) -> tuple[str, int, int]:
-        """(phase, epoch within the phase, step within the epoch), all from 0."""
+    def position(self, step: int) -> Position:
         epoch, epoch_step = divmod(step, self.steps_per_epoch)
         for phase, epochs in self.epochs.items():
             if epoch < epochs or phase == ADVERSARIAL:
-                return phase, epoch, epoch_step
+                return Position(phase, epoch, epoch_step)
             epoch -= epochs
 
-    def leaves_weights(self, step: int) -> bool:
-        """Whether the epoch that ends with `step` steps done is one to leave samples, weights and state."""
-        phase, epoch, _ = self.position(step - 1)
-        return (epoch + 1) % self.train.save_every == 0 or step == self.phase_end(phase)
+    def phase_end(self, phase: str) -> int:
+        """The step at which a phase ends."""
+        names = list(self.epochs)
+        return sum(self.epochs[name] for name in names[: names.index(phase) + 1]) * self.steps_per_epoch
 
     def learning_rate(self, step: int) -> float:
-        phase, epoch, epoch_step = self.position(step)
-        train = self.train
+        """The note decays it in the adversarial phase alone; 'cosine' goes to zero over each phase."""
+        train, (phase, epoch, epoch_step) = self.train, self.position(step)
         if phase == DISCRIMINATOR:
             return train.lr_init
-        if phase == PRETRAIN:
-            every, decay = train.decay_every_init, train.lr_decay_init
-        else:
-            every, decay = train.decay_every, train.lr_decay
-        epochs = self.epochs[phase]
-        phase_step = epoch * self.steps_per_epoch + epoch_step
+        phase_step, rate = epoch * self.steps_per_epoch + epoch_step, train.lr_init
         if train.lr_schedule == "cosine":
-            progress = phase_step / (epochs * self.steps_per_epoch)
-            rate = train.lr_init * 0.5 * (1.0 + math.cos(math.pi * progress))
-        else:
-            rate = train.lr_init * decay ** (epoch // (every or max(1, epochs // 2)))
+            progress = phase_step / (self.epochs[phase] * self.steps_per_epoch)
+            rate *= 0.5 * (1.0 + math.cos(math.pi * progress))
+        elif phase == ADVERSARIAL:
+            rate *= train.lr_decay ** (epoch // (train.decay_every or max(1, self.epochs[phase] // 2)))
         return rate * min(1.0, (phase_step + 1) / (train.warmup_steps or 1))
-
-    def agrees(self, other: Schedule, steps: int) -> bool:
-        """Whether a run could have done its first `steps` steps by either.
-
-        Phase and rate change in the same way within an epoch, but for the warm-up, so that the first and
-        the last step of each epoch tell.
-        """
-        if bool(self.train.n_epoch) != bool(other.train.n_epoch):
-            return False
-        if steps and self.train.warmup_steps != other.train.warmup_steps:
-            return False
-        starts = range(0, steps, self.steps_per_epoch)
-        return all(
-            self.position(step) == other.position(step)
-            and self.learning_rate(step) == other.learning_rate(step)
-            for step in sorted({*starts, *(start - 1 for start in starts if start), max(0, steps - 1)})
-        )

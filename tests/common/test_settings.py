@@ -73,7 +73,7 @@ def test_set_takes_the_type_of_the_default(setting, expected):
         ("MODEL.discriminator.dense=(8, 0.5)", "whole numbers above 0"),
         ("RUNTIME.precision=half", "must be one of auto, float32, bfloat16"),
         ("TRAIN.hr_patch_size=30", "multiple of 4"),
-        ("VGG.share=0", "VGG.share must be above 0"),
+        ("VGG.every=0", "VGG.every must be at least 1"),
         ("TRAIN.exposures=1.5", "TRAIN.exposures must be at most 1"),
         ("TRAIN.ema_decay=2", "TRAIN.ema_decay must be below 1"),
         ("TRAIN.batch_size", "write KEY=VALUE"),

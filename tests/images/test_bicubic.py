@@ -21,21 +21,12 @@ def test_a_picture_is_made_small_as_matlab_made_it():
     """64 x 64 px of Set14's 'comic' and MATLAB's LR, but for the 2 px that saw what lay around them."""
     hr, lr = (np.array(Image.open(HERE / f"matlab_{name}.png")) for name in ("hr", "lr"))
     np.testing.assert_array_equal(bicubic.downsample(hr)[2:-2, 2:-2], lr[2:-2, 2:-2])
-    np.testing.assert_array_equal(run_graph(hr[None])[0, 2:-2, 2:-2], lr[2:-2, 2:-2])
 
 
 def noise(*shape, block=1):
     """Black and white noise; beside blocks the kernel overshoots and is clipped."""
     values = np.random.default_rng(0).integers(0, 2, shape).astype(np.uint8) * 255
     return values.repeat(block, axis=0).repeat(block, axis=1)
-
-
-def run_graph(images, placeholder_shape=(None, None, None, None)):
-    import tensorflow as tf
-
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        hr = tf.compat.v1.placeholder(tf.uint8, placeholder_shape)
-        return session.run(bicubic.downsample_graph(hr), {hr: images})
 
 
 @needs_benchmark
@@ -114,34 +105,11 @@ def test_sizes_and_types_are_those_of_matlab():
 
 def test_flat_gray_stays_the_same_gray_for_all_256():
     grays = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None, None], (256, 8, 12, 1))
-    np.testing.assert_array_equal(run_graph(grays), grays[:, :2, :3])
     for gray in grays:
         assert (bicubic.downsample(gray) == gray[0, 0]).all()
         assert (bicubic.upsample(gray) == gray[0, 0]).all()
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 8, 3), (3, 96, 96, 3), (1, 64, 100, 1)])
-def test_graph_equals_numpy_exactly(shape):
-    images = noise(*shape)
-    images[0] = noise(shape[1] // 4, shape[2] // 4, shape[3], block=4)
-    images[-1] += np.random.default_rng(1).integers(0, 256, shape[1:], np.uint8)
-    expected = np.stack([bicubic.downsample(image) for image in images])
-    np.testing.assert_array_equal(run_graph(images), expected)
-    np.testing.assert_array_equal(run_graph(images, (None, *shape[1:])), expected)
-
-
-def test_graph_keeps_what_is_known_of_the_shape():
-    import tensorflow as tf
-
-    with tf.Graph().as_default():
-        hr = tf.compat.v1.placeholder(tf.uint8, [None, 96, None, 3])
-        lr = bicubic.downsample_graph(hr)
-    assert lr.dtype == tf.uint8
-    assert lr.shape.as_list() == [None, 24, None, 3]
-
-
 def test_sides_that_4_does_not_divide_are_refused():
     with pytest.raises(AssertionError):
         bicubic.downsample(noise(10, 12))
-    with pytest.raises(AssertionError):
-        run_graph(noise(1, 10, 12, 3), (None, 10, 12, 3))

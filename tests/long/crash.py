@@ -23,7 +23,8 @@ from conftest import TINY, VGG_FILE
 
 from common.settings import make_config
 from tf1 import checkpoints
-from training import report, run
+from training import report
+from training.train import train as train_run
 
 SETTINGS = [*TINY, "TRAIN.n_epoch_d=1", "TRAIN.ema_decay=0.9"]
 # what ends a save by a crash: of no run and of none that follows
@@ -31,7 +32,7 @@ LEFT_BY_A_KILL = ("previous", ".part", "_new.npz")
 
 
 def train(folder: Path) -> None:
-    run.train(
+    train_run(
         make_config(settings=[*SETTINGS, f"VGG.weights={folder.parent / VGG_FILE.name}"]),
         folder / "checkpoint",
         folder / "samples",
@@ -161,7 +162,7 @@ def main() -> None:
     parser.add_argument("--without-plots", action="store_true", help="they take a third of such a run")
     args = parser.parse_args()
     if args.without_plots:
-        report.TrainingLog.plot = report.gallery.write_animation = lambda *_: None
+        report.Report._plot = lambda *_: None
     work = Path(tempfile.mkdtemp(prefix="srgan-crash-"))
     expected, seconds = undisturbed(work / "whole")
     if args.kills:

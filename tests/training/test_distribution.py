@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY
-from test_run import assert_same_bits, batch, no_plots, run_training, tiny  # noqa: F401
+from test_run import assert_same_bits, batch, fed, no_plots, run_training, tiny  # noqa: F401
 
 from common.errors import UserError
 from common.settings import make_config
 from tf1 import checkpoints, distribution, runtime
-from training import continuation
+from training import resume
 from training.dataset import Dataset
-from training.graph import _spread, build_training_graph
+from training.graph import build
 from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN
 
 ROOT = Path(__file__).parents[2]
 EVERYTHING = (
     "TRAIN.batch_size=4",
     "TRAIN.ema_decay=0.9",
-    "VGG.share=0.5",
+    "VGG.every=2",
     "LOSS.means=10",
     "LOSS.excess=0.1",
     "TRAIN.n_epoch_d=1",
@@ -42,16 +42,22 @@ def states(devices):
     cluster = distribution.connect(cfg.RUNTIME, runtime.session_config(cfg.RUNTIME))
     with tf.Graph().as_default(), cluster.strategy.scope():
         tf.compat.v1.set_random_seed(0)
-        graph = build_training_graph(cfg, tf.float32, cluster)
+        graph = cluster.build(lambda: build(cfg, tf.float32))
+        fetches = {
+            PRETRAIN: [graph.g_optim_init, graph.g_init_losses],
+            DISCRIMINATOR: [graph.d_optim, graph.d_losses],
+            ADVERSARIAL: [graph.g_optim, graph.g_losses],
+        }
         variables = tf.compat.v1.global_variables()
         with tf.compat.v1.Session(config=cluster.config) as session:
             session.run(tf.compat.v1.global_variables_initializer())
+            session.run(graph.reset_average)
             start = dict(zip(variables, checkpoints.fetch(session, variables).values()))
 
             def step(phase, number):
                 hr = np.concatenate([batch(2 * number), batch(2 * number + 1)])
-                fetches = graph.steps[phase], graph.losses[phase]
-                _, losses = session.run(fetches, {graph.t_target_image: hr})
+                lr = fed(graph, hr)[graph.t_image]
+                _, losses = session.run(fetches[phase], cluster.feed(graph, lr, hr))
                 return losses, checkpoints.fetch(session, variables)
 
             first = {}
@@ -106,14 +112,6 @@ def test_two_devices_go_on_as_one_does(one_and_two):
     assert_nearly_the_same_weights(one[-1][1], two[-1][1])
 
 
-def test_compared_patches_are_spread_so_that_replicas_take_one_devices():
-    assert _spread(1.0, 3) == [0, 1, 2]
-    assert _spread(0.5, 4) == [0, 2]
-    assert [half + 2 * part for part in (0, 1) for half in _spread(0.5, 2)] == _spread(0.5, 4)
-    assert _spread(0.5, 1) == [0]
-    assert len(_spread(0.3, 10)) == 3
-
-
 def test_a_batch_that_cannot_be_shared_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"TRAIN.batch_size=3 cannot be shared among 2 devices"):
         run_training(tmp_path, tiny("TRAIN.batch_size=3", "RUNTIME.devices=2"))
@@ -152,26 +150,10 @@ def test_a_wrong_tf_config_is_refused(monkeypatch, text, sentence):
         distribution.connect(cfg.RUNTIME, runtime.session_config(cfg.RUNTIME))
 
 
-def test_slurm_tells_who_takes_part(monkeypatch):
-    environment = {
-        "PROCID": 2,
-        "STEP_NUM_TASKS": 3,
-        "STEP_NODELIST": "gpu[07,12]",
-        "STEP_TASKS_PER_NODE": "2,1",
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(f"SLURM_{name}", str(value))
-    resolver = distribution._resolver()
-    assert resolver.cluster_spec().as_dict() == {"worker": ["gpu07:8888", "gpu07:8889", "gpu12:8888"]}
-    assert (resolver.task_type, resolver.task_id) == ("worker", 2)
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert distribution._resolver() is None
-
-
-def test_what_hosts_must_agree_on_has_names_and_no_paths():
-    facts = continuation.facts(make_config(), {"pictures": "x", "device": "CPU"}, 2)
-    assert facts["TRAIN.batch_size"] == "16" and facts["pictures"] == "x"
-    assert not {"TRAIN.hr_img_path", "VALID.hr_img_path", "RUNTIME.xla", "VGG.weights"} & facts.keys()
+def test_what_hosts_must_agree_on_has_no_paths():
+    settings = resume.numeric_settings(make_config())
+    assert settings["TRAIN.batch_size"] == 16
+    assert not {"TRAIN.hr_img_path", "VALID.hr_img_path", "RUNTIME.xla", "VGG.weights"} & settings.keys()
 
 
 def test_a_host_that_differs_is_found_by_what_each_tells(session):
@@ -189,14 +171,12 @@ def test_a_host_that_differs_is_found_by_what_each_tells(session):
                 cluster = SimpleNamespace(hosts=3, host=host, replicas=3, run=lambda function: [function()])
                 distribution.Cluster.require_agreement(cluster, SimpleNamespace(run=run), its)
 
-    facts = {"TRAIN.seed": "0", "pictures": "abc"}
-    agree(facts, facts, facts)
-    with pytest.raises(UserError, match=r"host 2 differs from host 0 in pictures:"):
-        agree(facts, facts, {**facts, "pictures": "abd"})
-    with pytest.raises(UserError, match=r"host 1 differs from host 0 in TRAIN.seed, pictures:"):
-        agree(facts, {"TRAIN.seed": "1", "pictures": "x"}, facts)
-    with pytest.raises(UserError, match="host 1 runs another version"):
-        agree(facts, {**facts, "more": ""}, facts)
+    facts = {"settings": {"TRAIN.seed": 0}, "images": "abc", "device": "CPU"}
+    agree(facts, facts, {**facts, "device": "GPU"})
+    with pytest.raises(UserError, match=r"host 2 differs from host 0 in images:"):
+        agree(facts, facts, {**facts, "images": "abd"})
+    with pytest.raises(UserError, match=r"host 1 differs from host 0 in images, settings:"):
+        agree(facts, {"settings": {"TRAIN.seed": 1}, "images": "x"}, facts)
 
 
 # --- Two processes
@@ -272,7 +252,7 @@ def test_a_host_that_differs_is_refused_by_name(tmp_path):
     codes, said = Hosts(tmp_path, others=["TRAIN.seed=7"]).wait()
     assert codes == [2, 2]
     for text in said:
-        assert "host 1 differs from host 0 in TRAIN.seed:" in text and "Traceback" not in text
+        assert "host 1 differs from host 0 in settings:" in text and "Traceback" not in text
 
 
 @pytest.mark.long
@@ -289,7 +269,7 @@ def test_hosts_stop_when_one_dies_and_go_on_from_the_last_save(tmp_path):
 
     hosts = Hosts(tmp_path, settings)
     hosts.wait_for(tmp_path / f"checkpoint0/g_srgan_init_{step // 3 + 2}.npz")
-    hosts.processes[1].send_signal(signal.SIGTERM)  # one is asked, and all stop after the same step
+    hosts.processes[1].send_signal(signal.SIGTERM)  # one is asked, and the others cannot go on
     codes, said = hosts.wait(60)
-    assert codes == [143, 143], said
-    assert "Continuing" in said[0] and "Stopped and saved" in said[0]
+    assert codes == [2, 143], said
+    assert "Continuing" in said[0] and "another host has stopped" in said[0]

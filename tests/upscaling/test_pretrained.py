@@ -1,5 +1,7 @@
 """The weights that come with the program."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,8 +17,10 @@ from upscaling.upscaler import Upscaler, load_generator
 FILES = sorted(checkpoints.PRETRAINED_DIR.glob("g_*.npz"))
 
 
-def test_there_are_weights_of_both_phases():
-    assert [file.name for file in FILES] == ["g_srgan.npz", "g_srresnet.npz"]
+def test_each_name_of_shipped_weights_has_a_file():
+    assert sorted(map(checkpoints.locate, checkpoints.SHIPPED)) == sorted(
+        file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file for file in FILES
+    )
 
 
 def test_recipe_cpu_can_go_on_with_the_shipped_pair():
@@ -73,6 +77,6 @@ def test_srgan_is_nearer_to_the_sharpness_of_hr(unseen):
     assert srresnet * 1.1 < srgan < hr * 1.1
 
 
-@pytest.mark.parametrize("name", ["g_srgan", "g_srresnet"])
+@pytest.mark.parametrize("name", ["g_srgan", "g_srresnet", "g_photo"])
 def test_colours_stay_where_they_are(unseen, name):
     assert np.abs(unseen[name].mean((0, 1)) - unseen["HR"].mean((0, 1))).max() < 2

@@ -99,10 +99,10 @@ def test_unknown_setting_suggests_the_nearest(refusal):
 @pytest.mark.parametrize(
     ("setting", "kind"),
     [
-        ("TRAIN.batch_size=four", "int"),
-        ("TRAIN.batch_size=4.5", "int"),
-        ("TRAIN.lr_init=fast", "float"),
-        ("TRAIN.augment=1", "bool"),
+        ("TRAIN.batch_size=four", "a whole number"),
+        ("TRAIN.batch_size=4.5", "a whole number"),
+        ("TRAIN.lr_init=fast", "a number"),
+        ("TRAIN.augment=1", "True or False"),
         ("MODEL.discriminator.dense=1024", "tuple"),
     ],
 )
@@ -157,7 +157,7 @@ def test_config_file_that_is_missing_or_binary_is_refused(refusal, tmp_path):
 
 def test_config_file_is_checked_like_the_command_line(refusal, tmp_path):
     (tmp_path / "my.json").write_text(json.dumps({"TRAIN": {"batch_size": "4"}}))
-    assert "TRAIN.batch_size must be int" in refusal("--config", "my.json")
+    assert "TRAIN.batch_size must be a whole number" in refusal("--config", "my.json")
     (tmp_path / "my.json").write_text(json.dumps({"TRAIN": {"bach_size": 4}}))
     assert "did you mean TRAIN.batch_size?" in refusal("--config", "my.json")
 

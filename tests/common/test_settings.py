@@ -54,23 +54,23 @@ def test_set_takes_the_type_of_the_default(setting, expected):
     ("setting", "message"),
     [
         ("TRAIN.batchsize=4", "unknown setting TRAIN.batchsize: did you mean TRAIN.batch_size?"),
-        ("TRAIN.batch_size=four", "TRAIN.batch_size must be int"),
-        ("TRAIN.batch_size=1.5", "TRAIN.batch_size must be int"),
+        ("TRAIN.batch_size=four", "TRAIN.batch_size must be a whole number"),
+        ("TRAIN.batch_size=1.5", "TRAIN.batch_size must be a whole number"),
         ("TRAIN.batch_size=0", "TRAIN.batch_size must be at least 1"),
-        ("TRAIN.augment=1", "TRAIN.augment must be bool"),
-        ("TRAIN.lr_init=nan", "TRAIN.lr_init must be float"),
+        ("TRAIN.augment=1", "TRAIN.augment must be True or False"),
+        ("TRAIN.lr_init=nan", "TRAIN.lr_init must be a number"),
         ("TRAIN.lr_init=1e999", "TRAIN.lr_init must be finite"),
         ("TRAIN.beta1=1.0", "TRAIN.beta1 must be below 1"),
         ("TRAIN.hr_img_path=", "TRAIN.hr_img_path must not be empty"),
         ("RUNTIME.intra_op_threads=100000", "RUNTIME.intra_op_threads must be at most 1024"),
         ("TRAIN.batch_size=100000", "TRAIN.batch_size must be at most 65536"),
-        ("TRAIN.seed=1.5", "TRAIN.seed must be int"),
+        ("TRAIN.seed=1.5", "TRAIN.seed must be a whole number"),
         ("MODEL.discriminator.dense=" + "(" * 500, "must be a tuple"),
         ("TRAIN.lr_init=-1", "TRAIN.lr_init must be at least 0"),
         ("MODEL.discriminator.dense=8", "must be a tuple"),
         ("MODEL.discriminator.convs=((4, 2), 3)", "(kernel, stride, filters) triples"),
         ("MODEL.discriminator.residual=(8,)", "two numbers of filters"),
-        ("MODEL.discriminator.dense=(8, 0.5)", "whole numbers above 0"),
+        ("MODEL.discriminator.dense=(8, 0.5)", "MODEL.discriminator.dense must be a whole number, not 0.5"),
         ("RUNTIME.precision=half", "must be one of auto, float32, bfloat16"),
         ("TRAIN.hr_patch_size=30", "multiple of 4"),
         ("VGG.every=0", "VGG.every must be at least 1"),
@@ -122,7 +122,7 @@ def test_config_file_may_hold_a_few_settings(tmp_path):
 def test_bad_config_files_are_refused(tmp_path, text):
     path = Path(tmp_path, "bad.json")
     path.write_text(text)
-    with pytest.raises(UserError, match=r"bad.json|unknown setting|must be str"):
+    with pytest.raises(UserError, match=r"bad.json|unknown setting|must be text|TRAIN must be|TRAIN"):
         make_config(file=str(path))
 
 
@@ -131,3 +131,31 @@ def test_the_home_folder_may_be_a_tilde(monkeypatch):
     config = make_config(settings=["TRAIN.hr_img_path=~/photos", "VGG.weights=~/vgg.npz"])
     assert config.TRAIN.hr_img_path == "/home/somebody/photos"
     assert config.VGG.weights == "/home/somebody/vgg.npz"
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "message"),
+    [
+        ("TRAIN", "lr_schedule", "Cosine", "TRAIN.lr_schedule must be one of step, cosine, not 'Cosine'"),
+        ("TRAIN", "batch_size", "4", "TRAIN.batch_size must be a whole number, not '4'"),
+        ("TRAIN", "bach_size", 4, "unknown setting TRAIN.bach_size: did you mean TRAIN.batch_size?"),
+        ("LOSS", "vgg", -1, "LOSS.vgg must be at least 0, not -1"),
+    ],
+)
+def test_config_py_as_edited_is_checked(monkeypatch, section, name, value, message):
+    monkeypatch.setitem(config[section], name, value)
+    with pytest.raises(UserError) as error:
+        make_config()
+    assert str(error.value) == message
+
+
+def test_a_whole_number_may_stand_for_a_float(monkeypatch):
+    monkeypatch.setitem(config.TRAIN, "ema_decay", 0)
+    assert make_config("demo").TRAIN.ema_decay == 0.98
+    assert type(make_config().TRAIN.ema_decay) is float
+
+
+def test_a_setting_that_was_deleted_is_missed(monkeypatch):
+    monkeypatch.delitem(config.TRAIN, "beta1")
+    with pytest.raises(UserError, match="the setting TRAIN.beta1 is missing"):
+        make_config()

@@ -165,6 +165,7 @@ def _sentence(error: dict) -> str:
         "bool_type": "True or False",
         "string_type": "text",
         "tuple_type": "a tuple",
+        "model_type": "a section of settings",
         "literal_error": f"one of {context.get('expected', '')}".replace("'", "").replace(" or ", ", "),
         "greater_than_equal": f"at least {context.get('ge', 0):g}",
         "less_than_equal": f"at most {context.get('le', 0):.16g}",
@@ -175,9 +176,7 @@ def _sentence(error: dict) -> str:
     if error["type"] == "string_too_short":
         return f"{key} must not be empty"
     wanted = words.get(error["type"], "")
-    if (key.endswith("convs") and len(loc) > len(names)) or (key.endswith("convs") and not wanted):
-        wanted = "(kernel, stride, filters) triples of whole numbers above 0"
-    elif key.endswith("residual") and wanted != "a tuple":
+    if key.endswith("residual") and wanted != "a tuple":
         wanted = "two numbers of filters or ()"
     return f"{key} must be {wanted or error['msg']}, not {value!r}"
 

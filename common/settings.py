@@ -21,8 +21,8 @@ MAX_FILE_BYTES = 2**20  # of a JSON file of settings
 def make_config(recipe: str | None = None, file: str | None = None, settings=()) -> edict:
     """A copy of `config` with a recipe, a JSON file as `log_config` writes it, and KEY=VALUE settings.
 
-    Raises UserError for an unknown key or recipe, or a value that common/schema.py does not allow, whatever its
-    source.
+    Raises UserError for an unknown key or recipe, or a value that common/schema.py does not allow, whatever
+    its source.
     """
     from common import schema  # takes longer than --help may
 

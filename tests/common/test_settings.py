@@ -157,5 +157,5 @@ def test_a_whole_number_may_stand_for_a_float(monkeypatch):
 
 def test_a_setting_that_was_deleted_is_missed(monkeypatch):
     monkeypatch.delitem(config.TRAIN, "beta1")
-    with pytest.raises(UserError, match="the setting TRAIN.beta1 is missing"):
+    with pytest.raises(UserError, match=r"the setting TRAIN\.beta1 is missing"):
         make_config()

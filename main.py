@@ -30,7 +30,7 @@ log = logging.getLogger("srgan")
 
 OUTPUT_FORMATS = ("png", "jpg", "webp", "bmp", "tiff")
 EXPORT_FORMATS = (
-    *("savedmodel", "onnx", "onnx-float16", "onnx-int8", "tflite", "tflite-float16", "tensorlayer"),
+    *("savedmodel", "onnx", "tflite", "tensorlayer"),
     "all",  # savedmodel, onnx, tflite
 )
 MODES_OF = {

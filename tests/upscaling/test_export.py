@@ -29,7 +29,7 @@ def require(format):
         pytest.importorskip(package, reason="pip install -r requirements-export.txt")
 
 
-@pytest.mark.parametrize("format", [name for name in NAMES if name not in ("tensorlayer", "onnx-int8")])
+@pytest.mark.parametrize("format", [name for name in NAMES if name != "tensorlayer"])
 def test_an_export_makes_the_programs_pictures_of_any_size_and_number(tmp_path, arrays, format):
     require(format)
     export(arrays, META, SETTINGS, tmp_path, format)
@@ -42,7 +42,7 @@ def test_an_export_makes_the_programs_pictures_of_any_size_and_number(tmp_path, 
             assert made.dtype == np.uint8 and made.shape == expected.shape
             assert np.abs(made.astype(int) - expected).max() <= 1
     card = (tmp_path / "README.md").read_text()
-    assert f"- {NAMES[format]}: differs from the program by" in card and "Licence" in card
+    assert f"- {NAMES[format]}: differs from the program by at most" in card and "Licence" in card
 
 
 def test_the_savedmodel_serves_bytes_and_floats(tmp_path, arrays):
@@ -62,25 +62,11 @@ def test_the_savedmodel_serves_bytes_and_floats(tmp_path, arrays):
     np.testing.assert_allclose(made["float"] * 255, made["serving_default"], atol=0.51)
 
 
-def test_an_int8_network_is_near_and_says_how_near(tmp_path, capsys):
-    require("onnx-int8")
-    arguments = {**NETWORKS["tensorlayer"], "num_filters": 8}
-    arrays = weights(arguments)
-    export(arrays, {**META, "arguments": arguments}, SETTINGS, tmp_path, "onnx-int8")
-    assert "dB" in (tmp_path / "README.md").read_text()
-    import onnx
-
-    model = onnx.load(tmp_path / NAMES["onnx-int8"])
-    kinds = {i.name: i.data_type for i in model.graph.initializer}
-    filters = [node.input[1] for node in model.graph.node if node.op_type == "Conv"]
-    assert kinds.get(filters[0]) == kinds.get(filters[-1]) == onnx.TensorProto.FLOAT  # first and last
-
-
 @pytest.mark.parametrize("format", ["savedmodel", "tflite"])
 def test_an_export_that_differs_is_refused_and_removed(tmp_path, arrays, monkeypatch, format):
     require(format)
     monkeypatch.setattr(exporting, "run", lambda path, name, image: image.repeat(4, axis=0).repeat(4, axis=1))
-    with pytest.raises(UserError, match=r"differs from the program by \d+ levels of 255 .* not written"):
+    with pytest.raises(UserError, match=r"differs from the program by \d+ 8-bit values: not written"):
         export(arrays, META, SETTINGS, tmp_path, format)
     assert not (tmp_path / NAMES[format]).exists()
 

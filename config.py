@@ -8,18 +8,18 @@ from easydict import EasyDict as edict
 config = edict()
 
 config.TRAIN = edict()
-config.TRAIN.hr_img_path = "sample"  # a folder of pictures, or 'sample': photos of installed packages
-config.TRAIN.max_bad_images = 0.01  # share of the pictures that may be unreadable; they are left out
+config.TRAIN.hr_img_path = "sample"  # a folder of images, or 'sample': photos of installed packages
+config.TRAIN.max_bad_images = 0.01  # fraction of the images that may be unreadable; they are left out
 config.TRAIN.hr_patch_size = 384  # side of the HR patches in px, a multiple of 4; LR is a quarter
 config.TRAIN.augment = True  # random flips and quarter turns
-config.TRAIN.exposures = 0.0  # share of patches made so dark or bright that parts clip; 0.2 keeps black black
+config.TRAIN.exposures = 0.0  # fraction of patches so dark or bright that parts clip; 0.2 prevents tints
 config.TRAIN.degradation = "bicubic"  # how LR is made: 'bicubic', or 'photo': blur, resizing, noise, JPEG
-config.TRAIN.seed = 0  # of the initial weights and of the data's order
+config.TRAIN.seed = 0  # of the initial weights, the order of the data and degradations
 config.TRAIN.batch_size = 16
-config.TRAIN.steps_per_epoch = 0  # 0: one pass over the pictures
+config.TRAIN.steps_per_epoch = 0  # 0: one pass over the images
 config.TRAIN.beta1 = 0.9  # Adam
 config.TRAIN.lr_init = 1e-4  # learning rate of both phases
-config.TRAIN.lr_schedule = "step"  # 'step': decays below; 'cosine': to zero over each phase
+config.TRAIN.lr_schedule = "step"  # 'step': the decay below; 'cosine': to zero over each phase
 config.TRAIN.warmup_steps = 0  # linear warm-up of G's learning rate at the start of each phase
 config.TRAIN.n_epoch_init = 100  # epochs of MSE pretraining
 config.TRAIN.n_epoch_d = 0  # epochs in which D learns alone, before adversarial training
@@ -30,14 +30,14 @@ config.TRAIN.ema_decay = 0.0  # moving average of the generator for use, batch n
 config.TRAIN.init = "normal"  # weights to start from: 'normal': N(0, 0.02); 'fan_in': N(0, 1 / fan_in)
 config.TRAIN.init_weights = ""  # generator to start from: npz, or shipped: 'srresnet', 'srgan', 'photo'
 config.TRAIN.init_weights_d = ""  # discriminator to start from: npz, or 'srgan'
-config.TRAIN.save_every = 10  # epochs between sample pictures and checkpoints
+config.TRAIN.save_every = 10  # epochs between samples and checkpoints
 config.TRAIN.save_minutes = 10.0  # minutes between saves of the training state, epochs or not
-config.TRAIN.keep_weights = 0  # epochs between weights that are kept under a number of their own; 0: none
+config.TRAIN.keep_weights = 0  # epochs between weights kept under a numbered name; 0: none
 
 config.VALID = edict()
-config.VALID.hr_img_path = "sample"  # a picture, a folder, or 'sample': a photo of an installed package
-config.VALID.lr_img_path = ""  # a picture or folder of LR to go with it; empty: LR is made from HR
-config.VALID.imid = 0  # which picture of the folders, in the order of their names
+config.VALID.hr_img_path = "sample"  # an image, a folder, or 'sample': a photo of an installed package
+config.VALID.lr_img_path = ""  # an image or folder of LR to go with it; empty: LR is made from HR
+config.VALID.imid = 0  # which image of the folders, in the order of their names
 
 config.MODEL = edict()
 config.MODEL.generator = edict()
@@ -60,22 +60,22 @@ config.MODEL.discriminator.convs = (  # (kernel, stride, filters)
 )
 config.MODEL.discriminator.residual = (128, 128)  # filters of the last residual block; (): none
 config.MODEL.discriminator.dense = ()  # units of hidden dense layers
-config.MODEL.discriminator.patch_gan = False  # judge each place of the last convolution, not the whole patch
+config.MODEL.discriminator.patch_gan = False  # a logit for each position of the last convolution
 
 config.LOSS = edict()
 config.LOSS.mse = 1.0  # factor of the pixel loss in the adversarial phase
 config.LOSS.vgg = 2e-6  # factor of the VGG19 feature loss
-config.LOSS.means = 0.0  # factor of the errors of local means; 20 keeps colours, and no checkerboard
-config.LOSS.excess = 0.0  # factor of detail beyond twice HR's; 0.2 keeps dots and outlines off edges
+config.LOSS.means = 0.0  # factor of the errors of local means; 20 prevents colour shifts and a checkerboard
+config.LOSS.excess = 0.0  # factor of detail beyond twice HR's; 0.2 prevents dots and outlines along edges
 config.LOSS.adversarial = 1e-3  # factor of -log D(G(lr))
 
 config.VGG = edict()
 config.VGG.weights = "auto"  # 'auto': data/vgg19*, else Keras's cache, else its server; or a file
 config.VGG.on_missing = "stop"  # 'stop', or 'random': train against random features
 config.VGG.layer = "pool4"  # conv1_1 ... conv5_4 (after ReLU), pool1 ... pool5
-config.VGG.before_relu = False  # compare features before ReLU: each of them counts, not only the active ones
+config.VGG.before_relu = False  # compare features before ReLU: inactive ones count too
 config.VGG.every = 1  # compare the features of every patch, or of every second, third ...: faster
-config.VGG.input_size = 224  # side in px that pictures are resized to first; 0: not resized
+config.VGG.input_size = 224  # side in px that images are resized to first; 0: not resized
 
 config.RUNTIME = edict()
 config.RUNTIME.precision = "auto"  # 'auto': bfloat16 where the hardware has it; 'float32', 'bfloat16'
@@ -153,6 +153,7 @@ RECIPES = {
         "TRAIN.init_weights": "srresnet",
         "TRAIN.hr_patch_size": 128,  # JPEG's blocks are 32 px of HR
         "TRAIN.batch_size": 8,
+        "TRAIN.exposures": 0.15,
         "TRAIN.steps_per_epoch": 100,
         "TRAIN.n_epoch_init": 60,
         "TRAIN.n_epoch_d": 3,
@@ -160,15 +161,15 @@ RECIPES = {
         "TRAIN.lr_decay": 1.0,
         "TRAIN.save_every": 5,
         "TRAIN.warmup_steps": 50,
-        "TRAIN.ema_decay": 0.9995,
+        "TRAIN.ema_decay": 0.999,
         "MODEL.discriminator.convs": PAPER_CONVS,
         "MODEL.discriminator.residual": (),
         "MODEL.discriminator.patch_gan": True,
-        "LOSS.mse": 0.05,
-        "LOSS.vgg": 1e-7,
-        "LOSS.means": 8.0,
-        "LOSS.excess": 0.2,
-        "LOSS.adversarial": 3e-3,
+        "LOSS.mse": 0.2,
+        "LOSS.vgg": 2e-7,
+        "LOSS.means": 10.0,
+        "LOSS.excess": 0.3,
+        "LOSS.adversarial": 7e-3,  # twice that of recipe cpu: LR tells less of the detail
         "VGG.layer": "conv3_4",
         "VGG.before_relu": True,
         "VGG.every": 2,

@@ -13,7 +13,6 @@ from tf1.layers import (
     INITIALISERS,
     Add,
     BatchNorm,
-    Conv1x1BeforeShuffle,
     Conv2d,
     Dense,
     Flatten,
@@ -92,18 +91,11 @@ def SRGAN_g(
             net.add(Add(name=f"b_residual_add/{i}"), [block_input, net.outputs])
         conv_norm("n64s1/c/m", "n64s1/b/m")
         net.add(Add(name=TRUNK), [head, net.outputs])
-        # Not in the drawing's order: what acts on single pixels, ReLU and the last 1x1 convolution, comes
-        # before the pixel shuffle, with which it commutes. So ReLU fuses with the convolution before it, and
-        # the last shuffle moves 12 channels instead of 256.
-        out_before_shuffle = last_kernel == 1 and activation == "relu"
         for i in (1, 2):
-            conv(4 * num_filters, 3, f"n256s1/{i}", act=relu)
-            if i == 2 and out_before_shuffle:
-                net.add(Conv1x1BeforeShuffle(3, W_init=weights, name="out"))
-            net.add(SubpixelConv2d(scale=2, name=f"pixelshufflerx2/{i}"))
+            conv(4 * num_filters, 3, f"n256s1/{i}")
+            net.add(SubpixelConv2d(scale=2, act=relu, name=f"pixelshufflerx2/{i}"))
             prelu(f"n256s1/a/{i}")
-        if not out_before_shuffle:
-            conv(3, last_kernel, "out")
+        conv(3, last_kernel, "out")
         net.outputs = tf.cast(net.outputs, tf.float32)
         if output_activation == "tanh":
             net.outputs = tf.nn.tanh(net.outputs)

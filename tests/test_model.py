@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from common.settings import make_config
 from model import SRGAN_d, SRGAN_g
-from tf1 import convolutions, layers
+from tf1 import convolutions
 from tf1.layers import BatchNorm
 
 SMALL_D = {"convs": ((4, 2, 4), (4, 2, 8), (1, 1, 6)), "residual": (3, 5)}
@@ -264,17 +264,6 @@ def test_convolution_of_few_positions_equals_tensorflows_own(session, side, stri
     values, values_plain = session.run([(ours, *gradients[0]), (plain, *gradients[1])])
     for value, value_plain in zip(values, values_plain):
         np.testing.assert_allclose(value, value_plain, rtol=1e-4, atol=1e-5)
-
-
-def test_1x1_convolution_before_pixel_shuffle_equals_the_one_after(session):
-    x = tf.constant(pictures((2, 3, 5, 4 * 6)))
-    layer = layers.Conv1x1BeforeShuffle(3, W_init=layers.Normal(1.0), name="out")
-    before = tf.nn.depth_to_space(layer(x), 2)
-    biases = tf.compat.v1.assign(layer.b, [1.0, 2.0, 3.0])
-    after = tf.nn.conv2d(tf.nn.depth_to_space(x, 2), layer.W, 1, "SAME") + layer.b
-    initialize(session)
-    session.run(biases)
-    np.testing.assert_allclose(*session.run([before, after]), rtol=1e-4, atol=1e-5)
 
 
 def test_the_convolution_before_ds_residual_sum_is_linear():

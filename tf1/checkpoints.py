@@ -95,7 +95,7 @@ def _is_list(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return file.namelist() == [foreign.LIST_MEMBER]
-    except (OSError, ValueError, zipfile.BadZipFile):
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return False  # it is refused when it is read
 
 

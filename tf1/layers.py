@@ -118,25 +118,6 @@ class Conv2d(ScopedLayer, tl.layers.Conv2d):
         return self.act(outputs) if self.act else outputs
 
 
-class Conv1x1BeforeShuffle(Conv2d):
-    """A 1x1 convolution of what a pixel shuffle by 2 would make of its input, before that shuffle.
-
-    [N, h, w, 4 c_in] -> [N, h, w, 4 filters], by the four pixels' filters as blocks of one matrix.
-    """
-
-    def __init__(self, filters, *, W_init, name=None):
-        super().__init__(filters, 1, W_init=W_init, name=name)
-
-    def build(self, inputs_shape):
-        super().build([*inputs_shape[:-1], inputs_shape[-1] // 4])
-
-    def forward(self, inputs):
-        c_in, c_out = self.W.shape[2:]
-        blocks = tf.eye(4)[:, None, :, None] * tf.reshape(self.W, [1, c_in, 1, c_out])
-        blocks = tf.reshape(blocks, [1, 1, 4 * c_in, 4 * c_out])
-        return self._convolve(inputs, blocks, tf.tile(self.b, [4]))
-
-
 class Dense(ScopedLayer, tl.layers.Dense):
     """Fully connected layer, always computed in float32: its outputs are logits."""
 

@@ -23,6 +23,7 @@ from images.bicubic import SCALE
 from model import SRGAN_g, layout
 from tf1 import checkpoints, foreign
 from upscaling.engines import CPU_ONLY, run
+from upscaling.freeze import freeze
 from upscaling.upscaler import Upscaler, fold_batch_norm
 
 log = logging.getLogger("srgan")
@@ -105,18 +106,16 @@ def _frozen(arrays: dict, arguments: dict, of_bytes: bool) -> tuple[tf.compat.v1
 
     of_bytes: uint8 in and out; else float32 in [0, 1].
     """
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session(config=CPU_ONLY) as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=CPU_ONLY) as session:
         dtype = tf.uint8 if of_bytes else tf.float32
         input_image = tf.compat.v1.placeholder(dtype, [None, None, None, 3], "input_image")
         half = 127.5 if of_bytes else 0.5
         net = SRGAN_g(tf.cast(input_image, tf.float32) / half - 1.0, norm=False, **arguments)
         checkpoints.assign(session, net.all_params, fold_batch_norm(arrays, net.norms), "the weights")
-        output = tf.clip_by_value((net.outputs + 1.0) * half, 0.0, 2 * half)
+        output = tf.clip_by_value((tf.identity(net.outputs) + 1.0) * half, 0.0, 2 * half)
         output = tf.cast(tf.round(output), tf.uint8) if of_bytes else output
         output = tf.identity(output, "output_image")
-        frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
-            session, graph.as_graph_def(), [output.op.name]
-        )
+        frozen = freeze(session, output)
     return frozen, input_image.name, output.name
 
 

@@ -23,6 +23,7 @@ from images.pixels import to_integers
 from model import TRUNK, SRGAN_g, layout
 from tf1 import checkpoints, runtime
 from tf1.layers import BATCH_NORM_EPSILON, Network
+from upscaling.freeze import freeze
 from upscaling.tiles import Box, tiles
 
 log = logging.getLogger("srgan")
@@ -103,6 +104,7 @@ class Upscaler:
             try:
                 # on a CPU the graph optimiser brings bfloat16 in
                 net = SRGAN_g(t_image, norm=False, **arguments, dtype=dtype if on_gpu else tf.float32)
+                outputs = tf.identity(net.outputs, "outputs")
             except (TypeError, ValueError, AssertionError, KeyError) as error:
                 raise UserError(f"{source} describes an unknown network: {error}") from None
             with tf.compat.v1.Session(config=options) as session:
@@ -113,13 +115,10 @@ class Upscaler:
                 except KeyError as error:
                     raise UserError(f"{source} does not fit this network: it lacks {error}") from None
                 checkpoints.assign(session, net.all_params, folded, source)
-                # constants can be laid out for the hardware once, variables at every use
-                frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
-                    session, graph.as_graph_def(), [net.outputs.op.name]
-                )
+                frozen = freeze(session, outputs)
         with tf.Graph().as_default() as graph:
             tf.graph_util.import_graph_def(frozen, name="")
-        ends = (graph.get_tensor_by_name(t.name) for t in (t_image, net.tensors[TRUNK], net.outputs))
+        ends = (graph.get_tensor_by_name(t.name) for t in (t_image, net.tensors[TRUNK], outputs))
         return _Stages(net, tf.compat.v1.Session(graph=graph, config=options), *ends)
 
     def __enter__(self) -> Upscaler:

@@ -225,3 +225,13 @@ def test_network_arguments_that_differ_are_named():
         UserError, match="x holds another network: a is 1 there and 2 here; b is t there and l here"
     ):
         checkpoints.require_same_arguments("x", {"a": 1, "b": "t", "c": [1]}, {"a": 2, "b": "l", "c": (1,)})
+
+
+def test_a_zip_of_a_version_to_come_is_refused_in_a_sentence(tmp_path):
+    checkpoints.write_npz(tmp_path / "g.npz", {"a": np.ones(3, np.float32)}, {})
+    data = bytearray((tmp_path / "g.npz").read_bytes())
+    at = data.index(b"PK\1\2")
+    data[at + 6] = 255  # the version that is needed to extract it
+    (tmp_path / "g.npz").write_bytes(data)
+    with pytest.raises(UserError, match=r"g\.npz is damaged or not a checkpoint"):
+        checkpoints.read_network(tmp_path / "g.npz", "SRGAN_g", None)

@@ -23,19 +23,18 @@ def test_each_name_of_shipped_weights_has_a_file():
     )
 
 
-def test_recipe_cpu_can_go_on_with_the_shipped_pair():
-    names = {"init_weights": "g_srgan.npz", "init_weights_d": "d_srgan.npz"}
-    paths = {f"TRAIN.{key}": checkpoints.PRETRAINED_DIR / name for key, name in names.items()}
-    config = make_config("cpu", settings=[f"{key}={path}" for key, path in paths.items()])
+@pytest.mark.parametrize(("recipe", "name"), [("cpu", "srgan"), ("photo", "photo")])
+def test_a_recipe_can_go_on_with_the_shipped_pair(recipe, name):
+    config = make_config(recipe, settings=[f"TRAIN.init_weights={name}", f"TRAIN.init_weights_d={name}"])
+    g_path, d_path = (checkpoints.locate(name, network) for network in ("SRGAN_g", "SRGAN_d"))
     arrays = preparation.init_weights(config)
     with tf.Graph().as_default():
         discriminator = SRGAN_d(tf.zeros([1, 96, 96, 3]), **config.MODEL.discriminator)[0]
     shapes = {param.op.name: tuple(param.shape) for param in discriminator.all_params}
     assert {name: arrays[name].shape for name in arrays if name.startswith("SRGAN_d/")} == shapes
     assert checkpoints.is_finite(arrays) and arrays["SRGAN_d/h0/c/filters"].dtype == np.float32
-    meta = checkpoints.read_meta(paths["TRAIN.init_weights_d"])
-    assert meta["step"] == checkpoints.read_meta(paths["TRAIN.init_weights"])["step"]
-    assert paths["TRAIN.init_weights_d"].stat().st_size < 25e6
+    assert checkpoints.read_meta(d_path)["step"] == checkpoints.read_meta(g_path)["step"]
+    assert d_path.stat().st_size < 25e6
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

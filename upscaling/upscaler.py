@@ -162,7 +162,10 @@ class Upscaler:
         half_range = np.float32(np.iinfo(image.dtype).max / 2)
         result = None
         done_px = 0
-        for tile in tiles(whole, self._trunk_px, self._trunk_halo + self._head_halo):
+        mb = self._settings.memory_mb
+        left = runtime.memory_budget(mb, SCALE**2 * image.nbytes) / runtime.memory_budget(mb)
+        trunk_px, head_px = int(left * self._trunk_px), int(left * self._head_px)
+        for tile in tiles(whole, trunk_px, self._trunk_halo + self._head_halo):
             needed = tile.grown(self._head_halo, whole)
             seen = needed.grown(self._trunk_halo, whole)
             lr = (image[seen.slices()] - half_range) * np.float32(INPUT_SCALE / half_range)
@@ -172,7 +175,7 @@ class Upscaler:
                 sr = np.empty(
                     (SCALE * (tile.bottom - tile.top), SCALE * (tile.right - tile.left), 3), np.float32
                 )
-                for part in tiles(tile, self._head_px, self._head_halo):
+                for part in tiles(tile, head_px, self._head_halo):
                     around = part.grown(self._head_halo, whole)
                     window = features[around.slices(needed)]
                     enlarged = _run_turned(stages, stages.outputs, stages.trunk, window, view)

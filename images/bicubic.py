@@ -32,8 +32,13 @@ def _contributions(
     weights /= weights.sum(axis=1, keepdims=True)
     if border == "clamp":
         return weights, indices.clip(0, in_size - 1)
-    mirrored = np.mod(indices, 2 * in_size)
-    return weights, np.minimum(mirrored, 2 * in_size - 1 - mirrored)
+    return weights, mirrored(indices, in_size)
+
+
+def mirrored(indices: np.ndarray, size: int) -> np.ndarray:
+    """Indices beyond an axis of `size` px, mirrored at its ends ('symmetric')."""
+    indices = np.mod(indices, 2 * size)
+    return np.minimum(indices, 2 * size - 1 - indices)
 
 
 def _resize_rows(image: np.ndarray, out_size: int, scale: float, border: str) -> np.ndarray:

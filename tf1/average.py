@@ -14,7 +14,7 @@ class MovingAverage:
     """
 
     def __init__(self, params: list[tf.Variable], decay: float):
-        self.params, self.decay = params, decay
+        self.decay = decay
         self.weights = {_name(param): param for param in params}
         if decay:
             self.weights = {
@@ -27,12 +27,12 @@ class MovingAverage:
                 )
                 for name, param in self.weights.items()
             }
-        pairs = [(self.weights[_name(param)], param) for param in params] if decay else []
-        self.reset = tf.group(*(average.assign(param) for average, param in pairs))
+        self._pairs = [(self.weights[_name(param)], param) for param in params] if decay else []
+        self.reset = tf.group(*(average.assign(param) for average, param in self._pairs))
 
     def getter(self, getter, name, *args, **kwargs):
         """For variable scopes: the average of a variable that has one."""
-        return self.weights.get(name) if name in self.weights else getter(name, *args, **kwargs)
+        return self.weights[name] if name in self.weights else getter(name, *args, **kwargs)
 
     def update(self, step: tf.Tensor, finite: tf.Tensor) -> tf.Operation:
         """Moves the averages, by less the more steps there were, so that early weights are forgotten."""
@@ -40,8 +40,7 @@ class MovingAverage:
             return tf.no_op()
         step = tf.cast(step, tf.float32)
         rate = 1.0 - tf.minimum(self.decay, (1.0 + step) / (10.0 + step))
-        pairs = [(self.weights[_name(param)], param) for param in self.params]
-        moves = [(average, (average - param) * rate) for average, param in pairs]
+        moves = [(average, (average - param) * rate) for average, param in self._pairs]
         return tf.group(
             *(average.assign_sub(tf.where(finite, move, tf.zeros_like(move))) for average, move in moves)
         )

@@ -51,7 +51,7 @@ class Cluster:
 
     def build(self, build_graph: Callable) -> SimpleNamespace:
         """Builds the graph on each replica of this host: the first one's, with the optimisers of all."""
-        replicas = self.strategy.experimental_local_results(self.strategy.run(build_graph))
+        replicas = self.run(build_graph)
         g = replicas[0]
         g.replicas = replicas
         for name in {"g_optim_init", "d_optim", "g_optim"} & vars(g).keys():

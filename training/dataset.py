@@ -218,7 +218,9 @@ class Dataset:
         """(LR, HR) of the patch at (top, left), turned, mirrored and exposed."""
         margin = degrading.MARGIN_PX if self._degradation == "photo" else 0
         rows, columns = (np.arange(start - margin, start + self.patch_size + margin) for start in (top, left))
-        region = image[_mirrored(rows, image.shape[0])[:, None], _mirrored(columns, image.shape[1])]
+        region = image[
+            bicubic.mirrored(rows, image.shape[0])[:, None], bicubic.mirrored(columns, image.shape[1])
+        ]
         region = np.rot90(region, symmetry)
         if symmetry >= 4:
             region = region[:, ::-1]
@@ -300,9 +302,3 @@ class Dataset:
                 "%s: left out %d pictures smaller than the patch of %d px: %s%s",
                 *(setting, len(paths), self.patch_size, names, more),
             )
-
-
-def _mirrored(indices: np.ndarray, size: int) -> np.ndarray:
-    """Indices beyond an axis of `size` px, mirrored at its ends."""
-    indices = np.mod(indices, 2 * size)
-    return np.minimum(indices, 2 * size - 1 - indices)

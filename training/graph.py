@@ -94,7 +94,7 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
 
     # 9. Optimisers
     def minimise(name, value, variables, *nets, of_g=True):
-        """Adam's step and what follows it; if it is not finite nothing moves, and Adam's momentum neither."""
+        """Adam's step and what follows it; if it is not finite no weight moves, not by momentum either."""
         gradients = v1.gradients(value / num_replicas(), variables)
         finite = tf.math.is_finite(sum_of_replicas(tf.add_n([tf.reduce_sum(g) for g in gradients])))
         adam = v1.train.AdamOptimizer(tf.where(finite, lr_v, 0.0), train.beta1, name=name)

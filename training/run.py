@@ -136,7 +136,8 @@ class Run:
 
     def finish(self) -> None:
         """After the last epoch: the weights for use are there, or it is an error."""
-        if self.report and self.weights_step() != self.step_number and not self.save_weights():
+        is_missing = self.step_number and self.weights_step() != self.step_number
+        if self.report and is_missing and not self.save_weights():
             raise UserError("the run is finished, but its weights could not be written: make room, repeat")
         self._say("Finished")
 

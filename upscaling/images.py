@@ -184,7 +184,8 @@ def _read(job: Job, outscale: float, scale: int, overwrite: bool = True) -> tupl
             f"{final[1]} x {final[0]}, which takes about {needed / 1e9:.0f} GB of memory, "
             f"and there are {memory_limit() / 1e9:.0f}"
         )
-    return source.read(), job.source_state()
+    state = job.source_state()  # before it is read: what changes in between is made again
+    return source.read(), state
 
 
 def _upscale(upscale: Upscale, picture: Picture, job: Job, scale: int, progress: Callable) -> np.ndarray:

@@ -565,3 +565,10 @@ def test_weights_to_start_from_are_not_needed_to_go_on(pretrained_run, tmp_path)
 def test_state_without_adversarial_epochs_has_no_discriminator(pretrained_run):
     names = {name.partition("/")[0] for name in arrays_of(pretrained_run)}
     assert not any("SRGAN_d" in name or "VGG19" in name for name in names)
+
+
+def test_a_run_without_epochs_is_finished_at_once(tmp_path, caplog):
+    caplog.set_level("INFO")
+    run_training(tmp_path, tiny("TRAIN.n_epoch_init=0", "TRAIN.n_epoch=0"))
+    assert caplog.messages[-1] == "Finished"
+    assert not list((tmp_path / "checkpoint").glob("g_srgan*"))

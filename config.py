@@ -10,7 +10,7 @@ config = edict()
 config.TRAIN = edict()
 config.TRAIN.hr_img_path = "sample"  # a folder of images, or 'sample': photos of installed packages
 config.TRAIN.max_bad_images = 0.01  # fraction of the images that may be unreadable; they are left out
-config.TRAIN.hr_patch_size = 384  # side of the HR patches in px, a multiple of 4; LR is a quarter
+config.TRAIN.hr_patch_size = 384  # side of the HR patches in px, a multiple of the scale
 config.TRAIN.augment = True  # random flips and quarter turns
 config.TRAIN.exposures = 0.0  # fraction of patches so dark or bright that parts clip; 0.2 prevents tints
 config.TRAIN.degradation = "bicubic"  # how LR is made: 'bicubic', or 'photo': blur, resizing, noise, JPEG
@@ -41,6 +41,7 @@ config.VALID.imid = 0  # which image of the folders, in the order of their names
 
 config.MODEL = edict()
 config.MODEL.generator = edict()
+config.MODEL.generator.scale = 4  # 2, 3, 4 or 8
 config.MODEL.generator.num_blocks = 16
 config.MODEL.generator.num_filters = 64
 config.MODEL.generator.first_kernel = 3

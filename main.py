@@ -114,7 +114,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help=f"of the results: {', '.join(OUTPUT_FORMATS)}; default: the input's; "
         f"with --mode=export: {', '.join(EXPORT_FORMATS)}",
     )
-    own.add_argument("--outscale", type=float, metavar="S", help="final factor; default: 4")
+    own.add_argument("--outscale", type=float, metavar="S", help="final factor; default: the network's")
     own.add_argument("--shard", metavar="I/N", help="do the I-th of N parts, for jobs on many machines")
     own.add_argument("--compare", action="store_true", help="also bicubic and result side by side")
     page = parser.add_argument_group("--mode=page")
@@ -148,9 +148,7 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--mode=benchmark needs --input FOLDER with HR pictures")
     if args.mode == "evaluate" and bool(args.input) != bool(args.output):
         raise UserError("--input and --output go together: --input PATH... --output DIR")
-    if args.outscale is None:
-        args.outscale = 4.0
-    if not 0 < args.outscale <= 16:
+    if args.outscale is not None and not 0 < args.outscale <= 16:
         raise UserError(f"--outscale must be above 0 and at most 16, not {args.outscale:g}")
     args.shard = _parse_shard(args.shard) if args.shard else (1, 1)
     args.blend = [_parse_blend(text) for text in args.blend]

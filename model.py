@@ -24,16 +24,19 @@ from tf1.layers import (
 
 GENERATOR, DISCRIMINATOR = config.MODEL.generator, config.MODEL.discriminator  # defaults
 TRUNK = "add3"  # the layer where all work at LR resolution is done
+PIXEL_SHUFFLES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # by the generator's scale
 LEAK = 0.2  # slope of the discriminator's leaky ReLU (Ledig et al. 2017, section 2.1)
 
 
-def layout(network: str) -> tuple[dict, dict[str, tuple]]:
-    """Arguments and {variable: shape}, in graph order, of the note's SRGAN_g or SRGAN_d."""
+def layout(network: str, arguments: dict | None = None) -> tuple[dict, dict[str, tuple]]:
+    """Arguments and {variable: shape}, in graph order, of SRGAN_g or SRGAN_d; the note's by default."""
     with tf.Graph().as_default():
         if network == "SRGAN_g":
-            arguments, net = GENERATOR, SRGAN_g(tf.zeros([1, 96, 96, 3]))
+            arguments = arguments or GENERATOR
+            net = SRGAN_g(tf.zeros([1, 96, 96, 3]), **arguments)
         else:
-            arguments, (net, _) = DISCRIMINATOR, SRGAN_d(tf.zeros([1, 384, 384, 3]))
+            arguments = arguments or DISCRIMINATOR
+            net, _ = SRGAN_d(tf.zeros([1, 384, 384, 3]), **arguments)
         return dict(arguments), {param.op.name: tuple(param.shape) for param in net.all_params}
 
 
@@ -42,6 +45,7 @@ def SRGAN_g(
     is_train: bool = False,
     reuse: bool = False,
     *,
+    scale: int = GENERATOR.scale,
     num_blocks: int = GENERATOR.num_blocks,
     num_filters: int = GENERATOR.num_filters,
     first_kernel: int = GENERATOR.first_kernel,
@@ -52,12 +56,12 @@ def SRGAN_g(
     norm: bool = True,
     dtype: tf.DType = tf.float32,
 ) -> Network:
-    """[N, h, w, 3] in [-1, 1] -> `.outputs` [N, 4h, 4w, 3] in [-1, 1] (Ledig et al. 2017, fig. 4).
+    """[N, h, w, 3] in [-1, 1] -> `.outputs` [N, s h, s w, 3] in [-1, 1] (Ledig et al. 2017, fig. 4).
 
-    activation: 'relu' or 'prelu'; output_activation: 'tanh' or 'linear'; init: 'normal' is
-    N(0, 0.02), 'fan_in' is N(0, 1 / fan_in). Without `norm` convolutions have biases in place of
-    batch norm, which is how trained weights are run. Convolutions compute in `dtype`; outputs are
-    float32.
+    The scale s is 4, as there, or 2, 3 or 8 (Lim et al. 2017, fig. 3). activation: 'relu' or 'prelu';
+    output_activation: 'tanh' or 'linear'; init: 'normal' is N(0, 0.02), 'fan_in' is N(0, 1 / fan_in).
+    Without `norm` convolutions have biases in place of batch norm, which is how trained weights are run.
+    Convolutions compute in `dtype`; outputs are float32.
     """
     assert t_image.shape.rank == 4 and t_image.shape[-1] == 3, t_image.shape
     assert activation in ("relu", "prelu") and output_activation in ("tanh", "linear")
@@ -91,9 +95,9 @@ def SRGAN_g(
             net.add(Add(name=f"b_residual_add/{i}"), [block_input, net.outputs])
         conv_norm("n64s1/c/m", "n64s1/b/m")
         net.add(Add(name=TRUNK), [head, net.outputs])
-        for i in (1, 2):
-            conv(4 * num_filters, 3, f"n256s1/{i}")
-            net.add(SubpixelConv2d(scale=2, act=relu, name=f"pixelshufflerx2/{i}"))
+        for i, factor in enumerate(PIXEL_SHUFFLES[scale], start=1):
+            conv(factor**2 * num_filters, 3, f"n256s1/{i}")
+            net.add(SubpixelConv2d(scale=factor, act=relu, name=f"pixelshufflerx{factor}/{i}"))
             prelu(f"n256s1/a/{i}")
         conv(3, last_kernel, "out")
         net.outputs = tf.cast(net.outputs, tf.float32)

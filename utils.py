@@ -12,7 +12,7 @@ from images import bicubic
 from images.files import read_rgb
 from images.pixels import to_float, to_integers
 
-HR_PX = 384  # side of the note's HR crop
+HR_PX, LR_PX = 384, 96  # sides of the note's crops
 
 
 def get_imgs_fn(file_name: str, path: str | os.PathLike) -> np.ndarray:
@@ -38,4 +38,4 @@ def crop_sub_imgs_fn(x: np.ndarray, is_random: bool = True) -> np.ndarray:
 def downsample_fn(x: np.ndarray) -> np.ndarray:
     """HR crop, float [384, 384, 3] in [-1, 1] -> LR, float32 [96, 96, 3] in [-1, 1]."""
     assert x.shape == (HR_PX, HR_PX, 3), x.shape
-    return to_float(bicubic.downsample(to_integers(x)))
+    return to_float(bicubic.downsample(to_integers(x), HR_PX // LR_PX))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.errors import UserError
 
@@ -22,12 +22,6 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
-def _multiple_of_4(value: int) -> int:
-    if value % 4:
-        raise ValueError("must be a multiple of 4")
-    return value
-
-
 Filters = Annotated[int, Field(ge=1)]
 FilterTuple = Annotated[tuple[Filters, ...], BeforeValidator(_tuples)]
 Residual = Annotated[tuple[()] | tuple[Filters, Filters], BeforeValidator(_tuples)]
@@ -41,7 +35,7 @@ class Section(BaseModel):
 class Train(Section):
     hr_img_path: Name
     max_bad_images: Fraction
-    hr_patch_size: Annotated[int, Field(ge=16, le=2**13), AfterValidator(_multiple_of_4)]
+    hr_patch_size: Annotated[int, Field(ge=16, le=2**13)]
     augment: bool
     exposures: Fraction
     degradation: Literal["bicubic", "photo"]
@@ -73,6 +67,7 @@ class Valid(Section):
 
 
 class Generator(Section):
+    scale: Literal[2, 3, 4, 8]
     num_blocks: Annotated[int, Field(ge=1, le=256)]
     num_filters: Annotated[int, Field(ge=1, le=2**12)]
     first_kernel: Annotated[int, Field(ge=1, le=99)]
@@ -136,15 +131,19 @@ def is_text(key: str) -> bool:
         if field is None:
             return False
         model = field.annotation
-    return model is str or getattr(model, "__origin__", None) is Literal
+    return model is str or any(isinstance(choice, str) for choice in get_args(model))
 
 
 def validated(tree: dict) -> dict:
     """The settings with tuples for lists and floats for whole numbers; UserError in a sentence."""
     try:
-        return Settings.model_validate(tree).model_dump()
+        settings = Settings.model_validate(tree).model_dump()
     except ValidationError as error:
         raise UserError(_sentence(error.errors()[0])) from None
+    px, scale = settings["TRAIN"]["hr_patch_size"], settings["MODEL"]["generator"]["scale"]
+    if px % scale:
+        raise UserError(f"TRAIN.hr_patch_size must be a multiple of the scale {scale}, not {px}")
+    return settings
 
 
 def _sentence(error: dict) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 
-SCALE = 4
 _CHUNK = 2048  # columns resized at a time: bounds the float64 copy whatever the picture's size
 
 
@@ -41,14 +41,21 @@ def mirrored(indices: np.ndarray, size: int) -> np.ndarray:
     return np.minimum(indices, 2 * size - 1 - indices)
 
 
-def _resize_rows(image: np.ndarray, out_size: int, scale: float, border: str) -> np.ndarray:
-    """[h, columns] -> [out_size, columns] of its dtype; uint8 is rounded half up and clipped."""
+@functools.lru_cache(16)  # training resizes patches of one size again and again
+def _resize_matrix(in_size: int, out_size: int, scale: float, border: str):
+    """The contributions as a sparse matrix [out_size, in_size]."""
     from scipy.sparse import csr_array
 
-    weights, indices = _contributions(image.shape[0], out_size, scale, border)
+    weights, indices = _contributions(in_size, out_size, scale, border)
     rows = np.broadcast_to(np.arange(out_size)[:, None], indices.shape)
-    matrix = csr_array((weights.ravel(), (rows.ravel(), indices.ravel())), shape=(out_size, image.shape[0]))
+    matrix = csr_array((weights.ravel(), (rows.ravel(), indices.ravel())), shape=(out_size, in_size))
     matrix.eliminate_zeros()
+    return matrix
+
+
+def _resize_rows(image: np.ndarray, out_size: int, scale: float, border: str) -> np.ndarray:
+    """[h, columns] -> [out_size, columns] of its dtype; uint8 is rounded half up and clipped."""
+    matrix = _resize_matrix(image.shape[0], out_size, scale, border)
     resized = np.empty((out_size, image.shape[1]), image.dtype)
     for start in range(0, image.shape[1], _CHUNK):
         columns = slice(start, start + _CHUNK)
@@ -83,12 +90,12 @@ def resize(
     return np.ascontiguousarray(image)
 
 
-def downsample(image: np.ndarray, scale: int = SCALE, border: str = "symmetric") -> np.ndarray:
+def downsample(image: np.ndarray, scale: int, border: str = "symmetric") -> np.ndarray:
     """HR [h, w(, c)] -> LR [h/scale, w/scale(, c)] of the same dtype; sides divisible by scale."""
     assert not any(side % scale for side in image.shape[:2]), (image.shape, scale)
     return resize(image, 1 / scale, border)
 
 
-def upsample(image: np.ndarray, scale: int = SCALE) -> np.ndarray:
+def upsample(image: np.ndarray, scale: int) -> np.ndarray:
     """LR [h, w(, c)] -> [scale * h, scale * w(, c)] of the same dtype."""
     return resize(image, scale)

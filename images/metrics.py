@@ -9,8 +9,7 @@ from skimage import color
 from skimage import metrics as skimage_metrics
 
 PEAK = 255.0
-LEAST_SIDE = 20  # px of a picture: the border, and SSIM's window within it
-BORDER = 4  # pixels shaved off each side: the scale factor, the usual protocol
+SSIM_WINDOW_PX = 11  # (Wang et al. 2004)
 
 
 def to_y(rgb: np.ndarray) -> np.ndarray:
@@ -49,12 +48,17 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     )
 
 
-def psnr_y(a: np.ndarray, b: np.ndarray, border: int = BORDER) -> float:
-    """Two uint8 [h, w, 3] pictures -> PSNR in dB on Y, `border` pixels shaved off each side."""
+def least_side(scale: int) -> int:
+    """Pixels of HR that the measures need: SSIM's window between two borders."""
+    return 2 * scale + SSIM_WINDOW_PX
+
+
+def psnr_y(a: np.ndarray, b: np.ndarray, border: int) -> float:
+    """Two uint8 [h, w, 3] images -> PSNR in dB on Y without `border` px (usually the scale) at each side."""
     return psnr(_shaved_y(a, border), _shaved_y(b, border))
 
 
-def ssim_y(a: np.ndarray, b: np.ndarray, border: int = BORDER) -> float:
+def ssim_y(a: np.ndarray, b: np.ndarray, border: int) -> float:
     """Two uint8 [h, w, 3] pictures -> mean SSIM on Y, `border` pixels shaved off each side."""
     return ssim(_shaved_y(a, border), _shaved_y(b, border))
 

@@ -37,26 +37,29 @@ def validation_photo() -> np.ndarray:
     return files.read_rgb(packaged(*VALIDATION_FILE))
 
 
-def validation_pair(hr_img_path: str, lr_img_path: str = "", imid: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (HR, LR) of the validation picture, HR four times as large.
+def validation_pair(
+    scale: int, hr_img_path: str, lr_img_path: str = "", imid: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 (HR, LR) of the validation image, HR `scale` times as large.
 
     A path is 'sample' (HR only), a picture, or a folder, whose picture number `imid` is taken. Without
-    `lr_img_path` LR is made from HR, whose sides are cut to multiples of 4, by MATLAB's bicubic.
+    `lr_img_path` LR is made from HR, whose sides are cut to multiples of the scale, by MATLAB's bicubic.
     """
     if hr_img_path == SAMPLE:
         hr = validation_photo()
     else:
         hr = files.read_rgb(_numbered(hr_img_path, imid, "VALID.hr_img_path"))
-    hr = crop_to_multiple(hr, bicubic.SCALE)
-    if min(hr.shape[:2]) < metrics.LEAST_SIDE:
-        side = metrics.LEAST_SIDE
+    hr = crop_to_multiple(hr, scale)
+    if min(hr.shape[:2]) < (side := metrics.least_side(scale)):
         raise UserError(f"VALID.hr_img_path: the picture is smaller than {side} x {side} px")
     if not lr_img_path:
-        return hr, bicubic.downsample(hr)
+        return hr, bicubic.downsample(hr, scale)
     path = _numbered(lr_img_path, imid, "VALID.lr_img_path")
     lr = files.read_rgb(path)
-    if (lr.shape[0] * bicubic.SCALE, lr.shape[1] * bicubic.SCALE) != hr.shape[:2]:
-        raise UserError(f"VALID.lr_img_path: {path} is not a quarter of VALID.hr_img_path's picture")
+    if (lr.shape[0] * scale, lr.shape[1] * scale) != hr.shape[:2]:
+        raise UserError(
+            f"VALID.lr_img_path: {path} does not have 1/{scale} of the sides of VALID.hr_img_path's image"
+        )
     return hr, lr
 
 

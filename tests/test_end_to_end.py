@@ -222,9 +222,9 @@ def test_sample_pictures_show_the_same_patches_in_each_column(runs):
             for row in range(4):
                 low, high = lr[:, 4 * row : 4 * row + 4], hr[:, 16 * row : 16 * row + 16]
                 enlarged, cubic, sr, target = (column[16 * row : 16 * row + 16] for column in columns)
-                np.testing.assert_array_equal(low, bicubic.downsample(high))
+                np.testing.assert_array_equal(low, bicubic.downsample(high, 4))
                 np.testing.assert_array_equal(enlarged, low.repeat(4, 0).repeat(4, 1))
-                np.testing.assert_array_equal(cubic, bicubic.upsample(low))
+                np.testing.assert_array_equal(cubic, bicubic.upsample(low, 4))
                 np.testing.assert_array_equal(target, high)
                 assert not np.array_equal(sr, high)
 
@@ -258,8 +258,8 @@ def test_evaluation_writes_the_validation_picture_in_all_its_forms(runs):
     names = ("gen", "lr", "hr", "bicubic", "compare")
     gen, lr, hr, cubic, compare = (read_rgb(folder / f"valid_{name}.png") for name in names)
     np.testing.assert_array_equal(hr, validation_photo())
-    np.testing.assert_array_equal(lr, bicubic.downsample(hr))
-    np.testing.assert_array_equal(cubic, bicubic.upsample(lr))
+    np.testing.assert_array_equal(lr, bicubic.downsample(hr, 4))
+    np.testing.assert_array_equal(cubic, bicubic.upsample(lr, 4))
     assert gen.shape == hr.shape == (512, 512, 3)
     assert lr.shape == (128, 128, 3)
     assert compare.shape[0] > 512 and compare.shape[1] >= 4 * 512  # captions above four pictures
@@ -278,7 +278,7 @@ def test_evaluation_names_its_weights_and_prints_scores_of_the_pictures(runs):
     hr = read_rgb(folder / "valid_hr.png")
     for name, file in (("bicubic", "bicubic"), ("SRGAN", "gen")):
         picture = read_rgb(folder / f"valid_{file}.png")
-        psnr_db, ssim = metrics.psnr_y(picture, hr), metrics.ssim_y(picture, hr)
+        psnr_db, ssim = metrics.psnr_y(picture, hr, 4), metrics.ssim_y(picture, hr, 4)
         assert re.search(rf"^ *{name} +{psnr_db:.2f} dB +SSIM {ssim:.4f}$", said, re.MULTILINE)
     # training measured the same weights on the same picture, without folding batch norm
     (printed,) = re.findall(r"SRGAN +([\d.]+) dB", said)

@@ -24,7 +24,7 @@ def test_note_helpers_read_crop_and_shrink(tmp_path):
     lr = utils.downsample_fn(hr)
     assert lr.shape == (96, 96, 3)
     assert lr.dtype == np.float32
-    np.testing.assert_array_equal(to_integers(lr), bicubic.downsample(image[1:385, 8:392]))
+    np.testing.assert_array_equal(to_integers(lr), bicubic.downsample(image[1:385, 8:392], 4))
 
 
 def test_random_crops_differ_and_follow_the_seed_of_numpy():

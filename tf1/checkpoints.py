@@ -85,6 +85,8 @@ def read_network(path: str | Path, network: str, layout) -> tuple[dict[str, np.n
         if type(meta.get(key)) is not kind:
             raise UserError(f"{path} is damaged or not a checkpoint: its __meta__ lacks {key}")
     meta["arguments"].pop("init", None)  # of older files: how the network began
+    if network == "SRGAN_g":
+        meta["arguments"].setdefault("scale", 4)  # the only one of older files
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise UserError(f"{path} is of no use: {name} holds values that are not finite")
@@ -190,7 +192,12 @@ def fetch(session: tf.compat.v1.Session, variables) -> dict[str, np.ndarray]:
 
 def assign(session: tf.compat.v1.Session, variables, arrays: dict, source: str | Path) -> None:
     """Sets every variable to the array of its name, none left over; `source` names the file in errors."""
-    shapes = {variable.op.name: tuple(variable.shape) for variable in variables}
+    require_shapes(arrays, {variable.op.name: tuple(variable.shape) for variable in variables}, source)
+    load(session, {variable: arrays[variable.op.name] for variable in variables})
+
+
+def require_shapes(arrays: dict, shapes: dict[str, tuple], source: str | Path) -> None:
+    """UserError unless the arrays are those of `shapes`, by name and shape; `source` names the file."""
     for name, shape in shapes.items():
         if name not in arrays:
             raise UserError(f"{source} does not fit this network: it lacks {name}")
@@ -200,7 +207,6 @@ def assign(session: tf.compat.v1.Session, variables, arrays: dict, source: str |
             )
     for name in sorted(arrays.keys() - shapes.keys()):
         raise UserError(f"{source} does not fit this network: it has {name} too")
-    load(session, {variable: arrays[variable.op.name] for variable in variables})
 
 
 def load(session: tf.compat.v1.Session, values: dict) -> None:

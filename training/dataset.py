@@ -54,6 +54,7 @@ class Dataset:
         hr_img_path: str | os.PathLike,
         *,
         patch_size: int,
+        scale: int,
         batch_size: int,
         seed: int,
         crops_per_image: int | None = None,
@@ -73,7 +74,7 @@ class Dataset:
         """
         assert degradation in ("bicubic", "photo"), degradation
         assert min(patch_size, batch_size, seed + 1) > 0, (patch_size, batch_size, seed)
-        self.patch_size = patch_size
+        self.patch_size, self._scale = patch_size, scale
         self.batch_size = batch_size
         self._seed = seed
         self._augment, self._exposures = augment, exposures
@@ -131,7 +132,7 @@ class Dataset:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(LR, HR) for each step of an epoch from a step on.
 
-        HR is uint8 [batch_size, patch_size, patch_size, 3], LR a quarter of its sides.
+        HR is uint8 [batch_size, patch_size, patch_size, 3], LR 1/scale of its sides.
 
         part: (i, n) gives part i of n, from 0, of each batch, and decodes no more than that.
 
@@ -216,7 +217,9 @@ class Dataset:
 
     def _pair(self, image, top: int, left: int, symmetry: int = 0, exposure: int = 0, rng=None):
         """(LR, HR) of the patch at (top, left), turned, mirrored and exposed."""
-        margin = degrading.MARGIN_PX if self._degradation == "photo" else 0
+        scale, margin = self._scale, 0
+        if self._degradation == "photo":
+            margin = math.ceil(degrading.MARGIN_PX / scale) * scale
         rows, columns = (np.arange(start - margin, start + self.patch_size + margin) for start in (top, left))
         region = image[
             bicubic.mirrored(rows, image.shape[0])[:, None], bicubic.mirrored(columns, image.shape[1])
@@ -228,9 +231,9 @@ class Dataset:
             region = np.clip(region + exposure, 0, 255).astype(np.uint8)
         region = np.ascontiguousarray(region)
         if not margin:
-            return bicubic.downsample(region), region
-        lr = degrading.degrade(region, bicubic.SCALE, rng)
-        lr_margin = margin // bicubic.SCALE
+            return bicubic.downsample(region, scale), region
+        lr = degrading.degrade(region, scale, rng)
+        lr_margin = margin // scale
         return lr[lr_margin:-lr_margin, lr_margin:-lr_margin], region[margin:-margin, margin:-margin]
 
     def _picture(self, picture: int) -> np.ndarray:

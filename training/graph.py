@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import tensorflow as tf
 
-from images.bicubic import SCALE
 from model import SRGAN_d, SRGAN_g
 from tf1.average import MovingAverage
 from tf1.distribution import num_replicas, over_replicas, sum_of_replicas
@@ -29,12 +28,12 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
     pass of G and one VGG19 pass of the target. Without adversarial epochs there is no D and no VGG19.
     """
     train, loss, vgg = config.TRAIN, config.LOSS, config.VGG
-    p, adversarial = train.hr_patch_size, train.n_epoch > 0
+    p, scale, adversarial = train.hr_patch_size, config.MODEL.generator.scale, train.n_epoch > 0
     g_args = {**config.MODEL.generator, "init": train.init, "dtype": dtype}
     d_args = {**config.MODEL.discriminator, "init": train.init, "dtype": dtype}
 
     # 1. Placeholders: LR and HR of a batch, uint8
-    t_image = v1.placeholder(tf.uint8, [None, p // SCALE, p // SCALE, 3], "t_image")
+    t_image = v1.placeholder(tf.uint8, [None, p // scale, p // scale, 3], "t_image")
     t_target_image = v1.placeholder(tf.uint8, [None, p, p, 3], "t_target_image")
     lr, hr = to_range(t_image), to_range(t_target_image)
 
@@ -80,7 +79,7 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
         vgg_loss = loss.vgg * tl.cost.mean_squared_error(sr_features, hr_features, is_mean=True)
         extra_losses = {}
         if loss.means:
-            extra_losses["means_loss"] = loss.means * means_loss(net_g.outputs, hr, SCALE)
+            extra_losses["means_loss"] = loss.means * means_loss(net_g.outputs, hr, scale)
         if loss.excess:
             extra_losses["excess_loss"] = loss.excess * excess_loss(net_g.outputs, hr)
 

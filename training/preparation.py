@@ -41,7 +41,10 @@ def vgg_features(config) -> tuple[dict[str, np.ndarray], str]:
 
 
 def init_weights(config) -> dict[str, np.ndarray]:
-    """The variables of the networks that TRAIN.init_weights and init_weights_d name, {} if they name none."""
+    """The variables of the networks that TRAIN.init_weights and init_weights_d name, {} if they name none.
+
+    Of a generator of another scale those that fit: the trunk, and what else has the same shape.
+    """
     path, path_d = config.TRAIN.init_weights, config.TRAIN.init_weights_d
     named = [("SRGAN_g", path, config.MODEL.generator)]
     if config.TRAIN.n_epoch:
@@ -50,18 +53,28 @@ def init_weights(config) -> dict[str, np.ndarray]:
     for network, path, arguments in named:
         if path:
             arrays, meta = checkpoints.read_network(path, network, layout)
+            scale = meta["arguments"].pop("scale", None)
             checkpoints.require_same_arguments(path, meta["arguments"], arguments)
             log.info("%s starts from %s", network, path)
+            if network == "SRGAN_g":
+                _, shapes = layout(network, arguments)
+                if scale == arguments.scale:
+                    checkpoints.require_shapes(arrays, shapes, path)
+                else:
+                    fit = {name: array for name, array in arrays.items() if array.shape == shapes.get(name)}
+                    log.info("  which is of scale %d: %d of its %d arrays fit", scale, len(fit), len(arrays))
+                    arrays = fit
             start.update(arrays)
     return start
 
 
-def training_data(train, skip: Collection[Path]) -> Dataset:
+def training_data(train, scale: int, skip: Collection[Path]) -> Dataset:
     """The images of config.TRAIN; skip: folders below that are none."""
     names = ("augment", "exposures", "degradation", "max_bad_images")
     return Dataset(
         train.hr_img_path,
         patch_size=train.hr_patch_size,
+        scale=scale,
         batch_size=train.batch_size,
         seed=train.seed,
         **{name: train[name] for name in names},
@@ -77,6 +90,8 @@ def assign_weights(session, g, vgg_weights: dict, start_weights: dict, train) ->
         arrays = {key: value for key, value in start_weights.items() if key.startswith(name)}
         if arrays:
             params = g.net_g.all_params if name == "SRGAN_g" else g.net_d.all_params
+            if name == "SRGAN_g":  # from a generator of another scale
+                params = [param for param in params if param.op.name in arrays]
             checkpoints.assign(session, params, arrays, source)
     session.run(g.reset_average)
 

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from common.errors import UserError
 from common.files import atomic
 from images import bicubic, metrics
-from images.bicubic import SCALE
 from images.files import write_rgb
 from images.pixels import enlarge, side_by_side
 
@@ -33,13 +32,14 @@ _FORGET = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
 
 def within_memory(hr: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The validation pair, or the middle of it."""
-    side = MAX_VALID_SIDE // SCALE
+    scale = hr.shape[0] // lr.shape[0]
+    side = MAX_VALID_SIDE // scale
     if max(lr.shape[:2]) <= side:
         return hr, lr
     top, left = (max(0, (length - side) // 2) for length in lr.shape[:2])
     log.info("Training validates with the middle %d px of the validation image", MAX_VALID_SIDE)
     lr = lr[top : top + side, left : left + side]
-    hr = hr[SCALE * top :, SCALE * left :][: SCALE * lr.shape[0], : SCALE * lr.shape[1]]
+    hr = hr[scale * top :, scale * left :][: scale * lr.shape[0], : scale * lr.shape[1]]
     return hr, lr
 
 
@@ -91,22 +91,22 @@ class Report:
         folder, (valid_hr, valid_lr) = self.samples_dir / name, self._valid
         with self.tolerated(f"no samples of step {step}"):
             lr, hr = self._fixed_patches(SAMPLE_PATCHES)
-            sr = self._upscale(lr)
+            sr, scale = self._upscale(lr), hr.shape[1] // lr.shape[1]
             # a batch of two: for one image, oneDNN without AVX-512 falls to a kernel ten times as slow
             valid_sr = self._upscale(np.stack([valid_lr, valid_lr]))[0]
             # named after the note's patch sizes, whatever the recipe's
             write_rgb(folder / "_train_sample_96.png", np.hstack(lr))
             write_rgb(folder / "_train_sample_384.png", np.hstack(hr))
             columns = [
-                np.vstack([enlarge(low, SCALE) for low in lr]),
-                np.vstack([bicubic.upsample(low) for low in lr]),
+                np.vstack([enlarge(low, scale) for low in lr]),
+                np.vstack([bicubic.upsample(low, scale) for low in lr]),
                 np.vstack(sr),
                 np.vstack(hr),
             ]
             sheet = side_by_side(columns, ["LR", "bicubic", network, "HR"])
             write_rgb(folder / f"train_{epoch}.png", sheet)
             self._write_image(f"{phase}/samples", folder / f"train_{epoch}.png", sheet.shape, step)
-            return {"psnr_db": metrics.psnr_y(valid_sr, valid_hr)}
+            return {"psnr_db": metrics.psnr_y(valid_sr, valid_hr, border=scale)}
         return {}
 
     def epoch(self, line: dict, steps: int, steps_left: int) -> None:

@@ -50,6 +50,7 @@ def find_saved(folder: Path) -> Saved | None:
             for key, kind in STATE_KEYS.items():
                 if type(meta.get(key)) is not kind:
                     raise UserError(f"{path} is not the state of a run: its __meta__ lacks {key}")
+            meta["config"]["MODEL"]["generator"].setdefault("scale", 4)  # the only one of older files
         except UserError as error:
             errors[path] = error
             continue

@@ -44,14 +44,15 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
             resume.require_same_settings(saved, config)
         start_weights = {} if saved else init_weights(config)
         log.info("Loading training images")
-        data = training_data(settings, skip=(folder, samples_dir))
+        scale = config.MODEL.generator.scale
+        data = training_data(settings, scale, skip=(folder, samples_dir))
         schedule = Schedule(settings, settings.steps_per_epoch or data.steps_per_epoch)
         dtype = runtime.compute_dtype(config.RUNTIME.precision)
         facts = {"images": resume.fingerprint(data.listing), "vgg_features": features}
         facts |= {"precision": dtype.name, "device": runtime.describe_device()}
         if saved:
             resume.require_same_facts(saved, schedule, facts)
-        valid = within_memory(*validation_pair(**config.VALID))
+        valid = within_memory(*validation_pair(scale, **config.VALID))
 
         log.info("Building graph")
         g = new_graph(config, dtype, cluster)

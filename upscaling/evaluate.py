@@ -16,7 +16,6 @@ import numpy as np
 from common.errors import UserError
 from common.files import atomic, require_writable
 from images import bicubic, metrics
-from images.bicubic import SCALE
 from images.files import read_rgb, write_rgb
 from images.listing import list_pictures
 from images.photos import validation_pair
@@ -28,7 +27,7 @@ from upscaling.upscaler import Upscaler, load_generator
 log = logging.getLogger("srgan")
 
 PROTOCOL = (
-    f"PSNR and SSIM on Y (BT.601, 16-235) of 8-bit pictures, {metrics.BORDER} px border removed; "
+    "PSNR and SSIM on Y (BT.601, 16-235) of 8-bit images, {} px border removed; "
     "LR is MATLAB's bicubic; SSIM with an 11 x 11 Gaussian window, sigma 1.5"
 )
 
@@ -70,7 +69,7 @@ def evaluate(args, config) -> int:
         upscale = functools.partial(upscaler, self_ensemble=args.self_ensemble)
         if args.mode == "benchmark":
             output = args.output or args.samples_dir / "benchmark"
-            return benchmark(upscale, [Path(folder) for folder in args.input], output)
+            return benchmark(upscale, upscaler.scale, [Path(folder) for folder in args.input], output)
         if args.input:
             # what tells the results of one command from those of another
             network = json.dumps(meta["arguments"], sort_keys=True)
@@ -81,14 +80,14 @@ def evaluate(args, config) -> int:
                 args.output,
                 format=args.format,
                 overwrite=args.overwrite,
-                outscale=args.outscale,
-                scale=SCALE,
+                outscale=args.outscale or upscaler.scale,
+                scale=upscaler.scale,
                 made_with=made_with,
                 shard=args.shard,
                 compare=args.compare,
                 suggest_photo=not args.weights and path == checkpoints.locate("srgan"),
             )
-        hr, lr = validation_pair(**config.VALID)
+        hr, lr = validation_pair(upscaler.scale, **config.VALID)
         name = "SRResNet" if meta.get("phase") == "pretrain" else "SRGAN"
         evaluate_validation(upscale, hr, lr, args.samples_dir / "evaluate", name)
         return 0
@@ -100,27 +99,28 @@ def evaluate_validation(upscale, hr: np.ndarray, lr: np.ndarray, folder: Path, n
     network: what the generator is called.
     """
     log.info("Upscaling %d x %d to %d x %d", *lr.shape[1::-1], *hr.shape[1::-1])
-    sr, cubic = upscale(lr), bicubic.upsample(lr)
+    scale = hr.shape[0] // lr.shape[0]
+    sr, cubic = upscale(lr), bicubic.upsample(lr, scale)
     captions = []
     for name, picture in (("bicubic", cubic), (network, sr)):
-        psnr, ssim = metrics.psnr_y(picture, hr), metrics.ssim_y(picture, hr)
+        psnr, ssim = metrics.psnr_y(picture, hr, scale), metrics.ssim_y(picture, hr, scale)
         log.info("  %-8s %6.2f dB  SSIM %.4f", name, psnr, ssim)
         captions.append(f"{name} {psnr:.2f} dB / {ssim:.4f}")
-    log.info("%s", PROTOCOL)
-    sheet = side_by_side([enlarge(lr, SCALE), cubic, sr, hr], ["LR", *captions, "HR"])
+    log.info("%s", PROTOCOL.format(scale))
+    sheet = side_by_side([enlarge(lr, scale), cubic, sr, hr], ["LR", *captions, "HR"])
     files = {"gen": sr, "lr": lr, "hr": hr, "bicubic": cubic, "compare": sheet}
     for name, picture in files.items():
         write_rgb(folder / f"valid_{name}.png", picture)
     log.info("Wrote %s/valid_{%s}.png", folder, ",".join(files))
 
 
-def benchmark(upscale, inputs: list[Path], output: Path) -> int:
+def benchmark(upscale, scale: int, inputs: list[Path], output: Path) -> int:
     """Scores bicubic and the network on sets of HR images; table on screen, CSV, JSON, images.
 
     Returns 0, or 1 if some images failed, which are reported at the end. The files are brought up to date
     after each image, so that a stop loses none.
     """
-    sets = benchmark_sets(inputs, output)
+    sets = benchmark_sets(inputs, scale, output)
     require_writable(output, "--output")
     rows, means, failures = [], [], []
     log.info("%s", _row(HEADINGS))
@@ -128,49 +128,49 @@ def benchmark(upscale, inputs: list[Path], output: Path) -> int:
         of_set = []
         for name, hr_path, lr_path in pairs:
             try:
-                row, sr = _score(upscale, *read_pair(hr_path, lr_path))
+                row, sr = _score(upscale, scale, *read_pair(scale, hr_path, lr_path))
             except UserError as error:
                 failures.append(str(error))
                 continue
             of_set.append({"set": set_name, "picture": name, **row})
             log.info("%s", _row(of_set[-1]))
-            write_rgb(output / set_name / f"{name}_x4.png", sr)
-            _write_tables(output, rows + of_set, means)
+            write_rgb(output / set_name / f"{name}_x{scale}.png", sr)
+            _write_tables(output, scale, rows + of_set, means)
         if not of_set:
             continue
         mean = {key: float(np.mean([row[key] for row in of_set])) for key in list(of_set[0])[2:]}
         means.append({"set": set_name, "picture": f"mean of {len(of_set)}", **mean})
         rows += of_set
-        _write_tables(output, rows, means)
+        _write_tables(output, scale, rows, means)
     if not rows:
         raise UserError(f"--input: no image could be scored ({failures[0]})")
     for mean in means:
         log.info("%s", _row(mean))
-    log.info("%s", PROTOCOL)
+    log.info("%s", PROTOCOL.format(scale))
     log.info("Wrote %s/benchmark.csv, benchmark.json and the images", output)
     for sentence in failures:
         log.warning("WARNING: left out: %s", sentence)
     return 1 if failures else 0
 
 
-def _score(upscale, hr: np.ndarray, lr: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+def _score(upscale, scale: int, hr: np.ndarray, lr: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
     """(scores, SR) of a pair; SR of an LR whose sides were rounded up is cut to HR's size."""
     height, width = hr.shape[:2]
     started = time.perf_counter()
     sr = upscale(lr)[:height, :width]
     seconds = time.perf_counter() - started
-    cubic = bicubic.upsample(lr)[:height, :width]
+    cubic = bicubic.upsample(lr, scale)[:height, :width]
     scores = {
-        "bicubic_psnr_db": metrics.psnr_y(cubic, hr),
-        "bicubic_ssim": metrics.ssim_y(cubic, hr),
-        "psnr_db": metrics.psnr_y(sr, hr),
-        "ssim": metrics.ssim_y(sr, hr),
+        "bicubic_psnr_db": metrics.psnr_y(cubic, hr, scale),
+        "bicubic_ssim": metrics.ssim_y(cubic, hr, scale),
+        "psnr_db": metrics.psnr_y(sr, hr, scale),
+        "ssim": metrics.ssim_y(sr, hr, scale),
         "seconds_per_megapixel": seconds / (height * width / 1e6),
     }
     return scores, np.ascontiguousarray(sr)
 
 
-def _write_tables(output: Path, rows: list[dict], means: list[dict]) -> None:
+def _write_tables(output: Path, scale: int, rows: list[dict], means: list[dict]) -> None:
     """CSV and JSON; the PSNR of equal pictures is 'inf' in the one, null in the other."""
     with atomic(output / "benchmark.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -180,12 +180,14 @@ def _write_tables(output: Path, rows: list[dict], means: list[dict]) -> None:
         [{key: None if value == math.inf else value for key, value in row.items()} for row in table]
         for table in (rows, means)
     ]
-    report = {"protocol": PROTOCOL, "pictures": finite[0], "means": finite[1]}
+    report = {"protocol": PROTOCOL.format(scale), "pictures": finite[0], "means": finite[1]}
     with atomic(output / "benchmark.json") as path:
         path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def benchmark_sets(inputs: list[Path], output: Path) -> dict[str, list[tuple[str, Path, Path | None]]]:
+def benchmark_sets(
+    inputs: list[Path], scale: int, output: Path
+) -> dict[str, list[tuple[str, Path, Path | None]]]:
     """{set's name: (image's name, HR file, LR file or None)}; a folder of sets is its sets, a file is one."""
     folders = []
     for folder in inputs:
@@ -198,28 +200,30 @@ def benchmark_sets(inputs: list[Path], output: Path) -> dict[str, list[tuple[str
         name = as_text(folder.stem if folder.is_file() else folder.resolve().name) or "set"
         if name in sets:
             raise UserError(f"--input: two sets are called {name}: score them one after the other")
-        sets[name] = [(name, folder, None)] if folder.is_file() else pairs(folder, output)
+        sets[name] = [(name, folder, None)] if folder.is_file() else pairs(folder, scale, output)
     return sets
 
 
-def pairs(folder: Path, output: Path | None = None) -> list[tuple[str, Path, Path | None]]:
-    """(name, HR, LR or None) of a set: of HR/ and LR_bicubic_x4/, of NAME_HR and NAME_LR, or of HR alone.
+def pairs(folder: Path, scale: int, output: Path | None = None) -> list[tuple[str, Path, Path | None]]:
+    """(name, HR, LR or None) of a set: of HR/ and LR_bicubic_xS/, of NAME_HR and NAME_LR, or of HR alone.
 
-    In LR_bicubic_x4/ NAME.png may also be called NAMEx4.png, as in DIV2K.
+    In LR_bicubic_xS/, S being the scale, NAME.png may also be called NAMExS.png, as in DIV2K. A set without
+    the LR of this scale is one of HR alone.
     """
     skip = [output.resolve()] if output else []
     hr_folder = folder / "HR" if (folder / "HR").is_dir() else folder
+    lr_folder = folder / f"LR_bicubic_x{scale}"
     paths = list_pictures(hr_folder, "--input", skip=skip)
     stems = {path.with_suffix(""): path for path in paths}
     found = []
     for path in paths:
         name, lr = path.relative_to(hr_folder), None
-        if hr_folder != folder:
-            same = folder / "LR_bicubic_x4" / name
-            candidates = (same, same.with_stem(f"{same.stem}x{SCALE}"))
+        if lr_folder.is_dir():
+            same = lr_folder / name
+            candidates = (same, same.with_stem(f"{same.stem}x{scale}"))
             lr = next((candidate for candidate in candidates if candidate.is_file()), None)
             if lr is None:
-                raise UserError(f"{folder}/HR has {path.name}, but {folder}/LR_bicubic_x4 has not")
+                raise UserError(f"{hr_folder} has {path.name}, but {lr_folder} has not")
         elif path.stem.endswith("_LR") and path.with_name(f"{path.stem[:-3]}_HR") in stems:
             continue
         elif path.stem.endswith("_HR"):
@@ -234,22 +238,22 @@ def as_text(name: str | Path) -> str:
     return os.fsencode(name).decode("utf-8", "replace")
 
 
-def read_pair(hr_path: Path, lr_path: Path | None) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(scale: int, hr_path: Path, lr_path: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """uint8 HR and LR, read or made by MATLAB's bicubic; HR's sides are cut to multiples of the scale.
 
     An LR whose sides were rounded up, as MATLAB does, goes with the whole of HR.
     """
     whole = read_rgb(hr_path)
-    hr = crop_to_multiple(whole, SCALE)
-    if min(hr.shape[:2]) < metrics.LEAST_SIDE:
-        raise UserError(f"{hr_path} has sides below {metrics.LEAST_SIDE} px")
+    hr = crop_to_multiple(whole, scale)
+    if min(hr.shape[:2]) < (side := metrics.least_side(scale)):
+        raise UserError(f"{hr_path} has sides below {side} px")
     if lr_path is None:
-        return hr, bicubic.downsample(hr)
+        return hr, bicubic.downsample(hr, scale)
     lr = read_rgb(lr_path)
-    if lr.shape[:2] == tuple(-(-side // SCALE) for side in whole.shape[:2]):
+    if lr.shape[:2] == tuple(-(-side // scale) for side in whole.shape[:2]):
         return whole, lr
-    if lr.shape[:2] != tuple(side // SCALE for side in whole.shape[:2]):
-        raise UserError(f"{lr_path} is not a quarter of {hr_path}")
+    if lr.shape[:2] != tuple(side // scale for side in whole.shape[:2]):
+        raise UserError(f"{lr_path} does not have 1/{scale} of the sides of {hr_path}")
     return hr, lr
 
 

@@ -19,7 +19,6 @@ from easydict import EasyDict as edict
 from common.errors import UserError
 from common.files import atomic, require_writable
 from images import metrics, photos
-from images.bicubic import SCALE
 from model import SRGAN_g, layout
 from tf1 import checkpoints, foreign
 from upscaling.engines import CPU_ONLY, run
@@ -29,23 +28,24 @@ from upscaling.upscaler import Upscaler, fold_batch_norm
 log = logging.getLogger("srgan")
 
 EVERYBODYS = ("savedmodel", "onnx", "tflite")  # what 'all' is
-NAMES = {  # of the files
+NAMES = {  # of the files, by the scale
     "savedmodel": "savedmodel",
-    "onnx": "srgan_x4.onnx",
-    "tflite": "srgan_x4.tflite",
+    "onnx": "srgan_x{}.onnx",
+    "tflite": "srgan_x{}.tflite",
     "tensorlayer": "g_srgan.npz",
 }
 MAX_DIFFERENCE = 1  # 8-bit values by which an export may differ from the program
 OPSET = 17
 HOW_TO_INSTALL = "pip install -r requirements-export.txt"
 
-CARD_TITLE = f"# SRGAN x{SCALE}"
+CARD_TITLE = "# SRGAN x"
 
 
 def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> None:
     """Writes the generator of `load_generator` to `folder`, in a format or in those of 'all', with a card."""
     formats = EVERYBODYS if format == "all" else (format,)
-    paths = {name: folder / NAMES[name] for name in formats}
+    scale = meta["arguments"]["scale"]
+    paths = {name: folder / NAMES[name].format(scale) for name in formats}
     for path in paths.values():
         if path.exists():
             raise UserError(f"--output: {path} is there already: name another folder, or remove it")
@@ -54,7 +54,7 @@ def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> Non
     if not before.startswith(CARD_TITLE):
         raise UserError(f"--output: {card} is no model card of this program: name another folder")
     require_writable(folder, "--output")
-    hr, lr = photos.validation_pair(photos.SAMPLE)
+    hr, lr = photos.validation_pair(scale, photos.SAMPLE)
     with Upscaler(arrays, meta["arguments"], edict({**settings, "precision": "float32"})) as upscaler:
         expected = {size: upscaler(lr[: size[0], : size[1]]) for size in (lr.shape[:2], (37, 50))}
     lines = [line for line in before.splitlines() if line.startswith("- ") and ": " in line]
@@ -71,7 +71,7 @@ def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> Non
         lines.append(f"- {path.name}: {verdict}")
         log.info("Wrote %s: %s", path, verdict)
     sr = expected[lr.shape[:2]]
-    score = f"{metrics.psnr_y(sr, hr):.2f} dB, SSIM {metrics.ssim_y(sr, hr):.4f}"
+    score = f"{metrics.psnr_y(sr, hr, scale):.2f} dB, SSIM {metrics.ssim_y(sr, hr, scale):.4f}"
     with atomic(card) as part:
         part.write_text(_card(meta, lines, score))
 
@@ -184,11 +184,11 @@ WRITERS = {
 
 
 def _card(meta: dict, lines: list[str], score: str) -> str:
-    listed = "\n".join(lines)
-    return f"""{CARD_TITLE}
+    listed, scale = "\n".join(lines), meta["arguments"]["scale"]
+    return f"""{CARD_TITLE}{scale}
 
-A generator of SRGAN (Ledig et al. 2017) that enlarges RGB pictures by {SCALE}, trained by recipe
-`{meta["recipe"]}`, {meta["step"]} steps. {score} on a sample photograph (Y, 4 px border removed).
+A generator of SRGAN (Ledig et al. 2017) that enlarges RGB images by {scale}, trained by recipe
+`{meta["recipe"]}`, {meta["step"]} steps. {score} on a sample photograph (Y, {scale} px border removed).
 
 {listed}
 
@@ -199,9 +199,9 @@ batch are free; memory grows with the picture, about 1 kB for each pixel of the 
 ```python
 import numpy, onnxruntime, imageio.v3
 image = imageio.v3.imread("photo.png")[None, ..., :3]
-network = onnxruntime.InferenceSession("{NAMES["onnx"]}")
+network = onnxruntime.InferenceSession("{NAMES["onnx"].format(scale)}")
 (enlarged,) = network.run(None, {{"input_image": image}})
-imageio.v3.imwrite("photo_x4.png", enlarged[0])
+imageio.v3.imwrite("photo_x{scale}.png", enlarged[0])
 ```
 
 Licence: that of the program it came with, MIT.

@@ -41,8 +41,9 @@ def freeze(session: tf.compat.v1.Session, output: tf.Tensor) -> tf.compat.v1.Gra
             filters, biases = (_constant(nodes, node.input[1]) for node in (after, bias_add))
             values = tf.make_ndarray(filters.attr["value"].tensor)
             if values.shape[:2] == (1, 1):
-                blocks = np.kron(np.eye(4, dtype=np.float32), values[0, 0])[None, None]
-                tiled = np.tile(tf.make_ndarray(biases.attr["value"].tensor), 4)
+                count = shuffle.attr["block_size"].i ** 2
+                blocks = np.kron(np.eye(count, dtype=np.float32), values[0, 0])[None, None]
+                tiled = np.tile(tf.make_ndarray(biases.attr["value"].tensor), count)
                 for node, value in ((filters, blocks), (biases, tiled)):
                     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
                 move_before(after, bias_add, shuffle)

@@ -21,7 +21,6 @@ from PIL import Image
 
 from common.errors import UserError
 from images import bicubic, photos
-from images.bicubic import SCALE
 from images.files import Source, read_rgb, write_rgb
 from images.pixels import resize
 from tf1 import checkpoints
@@ -57,7 +56,7 @@ class Page:
         if own is not None:
             self.weights = {self.default: own, **self.weights}
         self.upscalers: dict[tuple[str, float], Upscaler] = {}
-        self.upscaler(next(iter(self.weights)), 0.0)
+        self.scale = self.upscaler(next(iter(self.weights)), 0.0).scale
 
     def choose(self, name: str, source: Path) -> str:
         """The weights by their name; AUTOMATIC takes those for photographs where JPEG or WebP left traces."""
@@ -84,11 +83,14 @@ class Page:
             raise UserError(
                 f"choose weights from the list, a share of 0 to 1, a factor of 1 to {MAX_OUTSCALE}"
             )
-        upscale = functools.partial(self.upscaler(self.choose(name, source), share), progress=progress)
+        upscaler = self.upscaler(self.choose(name, source), share)
+        upscale = functools.partial(upscaler, progress=progress)
         [job] = plan_outputs([source], work, outscale=outscale)
-        upscale_image(lambda pixels, _: upscale(pixels), job, outscale)
+        upscale_image(lambda pixels, _: upscale(pixels), job, outscale, upscaler.scale)
         result = read_rgb(job.target)
-        cubic = resize(bicubic.upsample(read_rgb(source)), *result.shape[:2], Image.Resampling.BICUBIC)
+        cubic = resize(
+            bicubic.upsample(read_rgb(source), upscaler.scale), *result.shape[:2], Image.Resampling.BICUBIC
+        )
         return (preview(cubic), preview(result)), job.target
 
 
@@ -180,7 +182,7 @@ def blocks(gradio, page: Page, folder: Path):
                     [AUTOMATIC, *page.weights], value=page.default, label="Weights", elem_id="weights"
                 )
                 share = gradio.Slider(0, 1, 0, step=0.1, label="Share of SRResNet: less grain, less detail")
-                outscale = gradio.Slider(1, MAX_OUTSCALE, SCALE, step=0.5, label="Final factor")
+                outscale = gradio.Slider(1, MAX_OUTSCALE, page.scale, step=0.5, label="Final factor")
                 go = gradio.Button("Enlarge", variant="primary", elem_id="go")
             with gradio.Column(scale=2, min_width=300):
                 compare = gradio.ImageSlider(

@@ -2,7 +2,7 @@
 
 The network is run in two stages, both in tiles that overlap by what their convolutions see, so that
 the result equals that of the whole picture bit for bit: the trunk, deep but at LR resolution, in
-large tiles; then the two upsampling stages, shallow but sixteen times as large, in small ones.
+large tiles; then the upsampling stages, shallow but at up to HR resolution, in small ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import numpy as np
 import tensorflow as tf
 
 from common.errors import UserError
-from images.bicubic import SCALE
 from images.pixels import to_integers
 from model import TRUNK, SRGAN_g, layout
 from tf1 import checkpoints, runtime
@@ -69,7 +68,7 @@ def fold_batch_norm(arrays: dict[str, np.ndarray], norms: dict[str, str]) -> dic
 
 
 class Upscaler:
-    """x4 upscaling by trained weights: `upscaler(image)`; use as a context manager.
+    """Upscaling by `scale` with trained weights: `upscaler(image)`; use as a context manager.
 
     One call at a time: oneDNN's convolutions spoil each other's results when two threads run one graph.
     """
@@ -77,6 +76,7 @@ class Upscaler:
     def __init__(self, arrays: dict[str, np.ndarray], arguments: dict, settings, *, source="weights"):
         """`arrays` and `arguments` as `load_generator` gives them; `settings` is config.RUNTIME."""
         self._arrays, self._arguments, self._settings, self._source = arrays, arguments, settings, source
+        self.scale: int = arguments["scale"]
         self._stages: dict[tf.DType, _Stages] = {}  # by the precision of their convolutions
         self._dtype = runtime.compute_dtype(settings.precision)
         net = self._stages_in(self._dtype).net
@@ -85,7 +85,7 @@ class Upscaler:
         self._head_halo = math.ceil(max(net.reach.values()) - net.reach[TRUNK])
         budget = runtime.memory_budget(settings.memory_mb)
         self._trunk_px = int(budget / (LIVE_TRUNK_TENSORS * filters * 4))
-        self._head_px = int(budget / (LIVE_HEAD_TENSORS * filters * 4 * SCALE**2))
+        self._head_px = int(budget / (LIVE_HEAD_TENSORS * filters * 4 * self.scale**2))
 
     def _stages_in(self, dtype: tf.DType) -> _Stages:
         """The graph and the session whose convolutions compute in `dtype`."""
@@ -138,7 +138,7 @@ class Upscaler:
         *,
         self_ensemble: bool = False,
     ) -> np.ndarray:
-        """uint8 or uint16 RGB [h, w, 3] -> same type [4h, 4w, 3].
+        """uint8 or uint16 RGB [h, w, 3] -> same type [scale * h, scale * w, 3].
 
         16-bit pictures are computed in float32, as bfloat16 keeps about 8 of their bits.
         self_ensemble: the mean over eight flips and quarter turns (Timofte et al. 2016, section 3.6).
@@ -159,11 +159,11 @@ class Upscaler:
     def _upscale(self, stages: _Stages, image: np.ndarray, views: list, progress: Callable) -> np.ndarray:
         """The mean of what the network makes of each view, (quarter turns, flip) of the picture."""
         whole = Box(0, 0, *image.shape[:2])
-        half_range = np.float32(np.iinfo(image.dtype).max / 2)
+        half_range, scale = np.float32(np.iinfo(image.dtype).max / 2), self.scale
         result = None
         done_px = 0
         mb = self._settings.memory_mb
-        left = runtime.memory_budget(mb, SCALE**2 * image.nbytes) / runtime.memory_budget(mb)
+        left = runtime.memory_budget(mb, scale**2 * image.nbytes) / runtime.memory_budget(mb)
         trunk_px, head_px = int(left * self._trunk_px), int(left * self._head_px)
         for tile in tiles(whole, trunk_px, self._trunk_halo + self._head_halo):
             needed = tile.grown(self._head_halo, whole)
@@ -173,20 +173,20 @@ class Upscaler:
             for view in views:
                 features = _run_turned(stages, stages.trunk, stages.t_image, lr, view)[needed.slices(seen)]
                 sr = np.empty(
-                    (SCALE * (tile.bottom - tile.top), SCALE * (tile.right - tile.left), 3), np.float32
+                    (scale * (tile.bottom - tile.top), scale * (tile.right - tile.left), 3), np.float32
                 )
                 for part in tiles(tile, head_px, self._head_halo):
                     around = part.grown(self._head_halo, whole)
                     window = features[around.slices(needed)]
                     enlarged = _run_turned(stages, stages.outputs, stages.trunk, window, view)
-                    sr[part.slices(tile, SCALE)] = enlarged[part.slices(around, SCALE)]
+                    sr[part.slices(tile, scale)] = enlarged[part.slices(around, scale)]
                     done_px += part.area
                     progress(done_px / (whole.area * len(views)))
                 total = total + sr.clip(-1.0, 1.0)
             done = to_integers(total / len(views), image.dtype)
             if result is None:
-                result = np.empty((SCALE * whole.bottom, SCALE * whole.right, 3), done.dtype)
-            result[tile.slices(scale=SCALE)] = done
+                result = np.empty((scale * whole.bottom, scale * whole.right, 3), done.dtype)
+            result[tile.slices(scale=scale)] = done
         return result
 
 

@@ -37,29 +37,29 @@ def test_validation_picture_is_a_file_or_a_numbered_one_of_a_folder_cut_to_multi
         files.write_rgb(tmp_path / f"{number}.png", random_picture(*size, number))
     first, second = random_picture(22, 27, 0)[:20, :24], random_picture(24, 24, 1)
     for path, imid, expected in ((tmp_path, 0, first), (tmp_path / "0.png", 0, first), (tmp_path, 1, second)):
-        hr, lr = photos.validation_pair(path, imid=imid)
+        hr, lr = photos.validation_pair(4, path, imid=imid)
         np.testing.assert_array_equal(hr, expected)
-        np.testing.assert_array_equal(lr, bicubic.downsample(expected))
-    np.testing.assert_array_equal(photos.validation_pair("sample")[0], photos.validation_photo())
+        np.testing.assert_array_equal(lr, bicubic.downsample(expected, 4))
+    np.testing.assert_array_equal(photos.validation_pair(4, "sample")[0], photos.validation_photo())
     with pytest.raises(UserError, match=r"^VALID\.hr_img_path: "):
-        photos.validation_pair(tmp_path / "nowhere")
+        photos.validation_pair(4, tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"VALID\.imid is 2, but VALID\.hr_img_path has 2 pictures"):
-        photos.validation_pair(tmp_path, imid=2)
+        photos.validation_pair(4, tmp_path, imid=2)
 
 
 def test_validation_lr_is_the_users_own_if_there_is_one_and_must_be_a_quarter(tmp_path):
     for number in (0, 1):
         files.write_rgb(tmp_path / f"hr/{number}.png", random_picture(20, 24, number))
         files.write_rgb(tmp_path / f"lr/{number}.png", random_picture(5, 6, 10 + number))
-    hr, lr = photos.validation_pair(tmp_path / "hr", tmp_path / "lr", 1)
+    hr, lr = photos.validation_pair(4, tmp_path / "hr", tmp_path / "lr", 1)
     np.testing.assert_array_equal(hr, random_picture(20, 24, 1))
     np.testing.assert_array_equal(lr, random_picture(5, 6, 11))
     files.write_rgb(tmp_path / "lr/1.png", random_picture(6, 6))
     with pytest.raises(UserError, match=r"1\.png is not a quarter"):
-        photos.validation_pair(tmp_path / "hr", tmp_path / "lr", 1)
+        photos.validation_pair(4, tmp_path / "hr", tmp_path / "lr", 1)
 
 
 def test_a_validation_picture_too_small_to_be_scored_is_refused(tmp_path):
     files.write_rgb(tmp_path / "a.png", random_picture(19, 24))
     with pytest.raises(UserError, match=r"VALID\.hr_img_path"):
-        photos.validation_pair(tmp_path / "a.png")
+        photos.validation_pair(4, tmp_path / "a.png")

@@ -24,7 +24,7 @@ def write_pictures(folder, sizes):
 
 
 def make(folder, **changes):
-    options = {"patch_size": PX, "batch_size": 4, "seed": 0, "crops_per_image": 3} | changes
+    options = {"patch_size": PX, "scale": 4, "batch_size": 4, "seed": 0, "crops_per_image": 3} | changes
     return Dataset(folder, **options)
 
 

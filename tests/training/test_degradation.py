@@ -154,7 +154,7 @@ def test_a_sinc_passes_what_is_below_its_cutoff_and_no_more():
 
 
 def test_batches_of_photo_are_a_function_of_seed_epoch_and_position():
-    options = {"patch_size": 32, "batch_size": 4, "crops_per_image": 2, "degradation": "photo"}
+    options = {"patch_size": 32, "scale": 4, "batch_size": 4, "crops_per_image": 2, "degradation": "photo"}
 
     def batches(seed, epoch, first_step=0):
         return [lr for lr, _ in Dataset("sample", seed=seed, **options).batches(epoch, first_step)]
@@ -166,11 +166,13 @@ def test_batches_of_photo_are_a_function_of_seed_epoch_and_position():
 
 
 def test_lr_and_hr_of_a_batch_are_aligned_whatever_was_done():
-    data = Dataset("sample", patch_size=64, batch_size=8, seed=0, crops_per_image=8, degradation="photo")
+    data = Dataset(
+        "sample", scale=4, patch_size=64, batch_size=8, seed=0, crops_per_image=8, degradation="photo"
+    )
     errors = collections.Counter()
     for lr, hr in data.batches(0):
         for low, high in zip(lr.astype(float), hr):
-            small = bicubic.downsample(high).astype(float)[2:-2, 2:-2]
+            small = bicubic.downsample(high, 4).astype(float)[2:-2, 2:-2]
             for shift in ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)):
                 errors[shift] += ((np.roll(low, shift, (0, 1))[2:-2, 2:-2] - small) ** 2).mean()
     assert errors[0, 0] < 0.7 * min(error for shift, error in errors.items() if any(shift))
@@ -178,6 +180,6 @@ def test_lr_and_hr_of_a_batch_are_aligned_whatever_was_done():
 
 
 def test_bicubic_is_matlabs():
-    data = Dataset("sample", patch_size=32, batch_size=4, seed=0, crops_per_image=2)
+    data = Dataset("sample", scale=4, patch_size=32, batch_size=4, seed=0, crops_per_image=2)
     for lr, hr in data.batches(0):
-        np.testing.assert_array_equal(lr, [bicubic.downsample(patch) for patch in hr])
+        np.testing.assert_array_equal(lr, [bicubic.downsample(patch, 4) for patch in hr])

@@ -125,7 +125,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
 
 
 def test_parts_of_a_batch_are_the_batch_and_no_more_is_decoded(monkeypatch):
-    data = Dataset("sample", patch_size=16, batch_size=4, seed=0, crops_per_image=2)
+    data = Dataset("sample", scale=4, patch_size=16, batch_size=4, seed=0, crops_per_image=2)
     whole = [hr for _, hr in data.batches(0, 1)]
     halves = [[hr for _, hr in data.batches(0, 1, (part, 2))] for part in (0, 1)]
     assert_same_bits(dict(enumerate(whole)), dict(enumerate(map(np.concatenate, zip(*halves)))))

@@ -42,7 +42,7 @@ def batch(seed=0, patch=16):
 
 def fed(graph, hr):
     """HR and its LR by bicubic."""
-    return {graph.t_target_image: hr, graph.t_image: np.stack([bicubic.downsample(image) for image in hr])}
+    return {graph.t_target_image: hr, graph.t_image: np.stack([bicubic.downsample(image, 4) for image in hr])}
 
 
 def params_of(graph):

@@ -56,13 +56,13 @@ def test_validation_pictures_and_scores(folder, caplog):
     files = {name: read_rgb(folder / f"samples/evaluate/valid_{name}.png") for name in names}
     hr = validation_photo()
     np.testing.assert_array_equal(files["hr"], hr)
-    np.testing.assert_array_equal(files["lr"], bicubic.downsample(hr))
-    np.testing.assert_array_equal(files["bicubic"], bicubic.upsample(files["lr"]))
+    np.testing.assert_array_equal(files["lr"], bicubic.downsample(hr, 4))
+    np.testing.assert_array_equal(files["bicubic"], bicubic.upsample(files["lr"], 4))
     assert files["gen"].shape == hr.shape
     assert files["compare"].shape[1] >= 4 * hr.shape[1]
     for picture in (files["bicubic"], files["gen"]):
-        assert f"{metrics.psnr_y(picture, hr):.2f} dB" in output
-        assert f"{metrics.ssim_y(picture, hr):.4f}" in output
+        assert f"{metrics.psnr_y(picture, hr, 4):.2f} dB" in output
+        assert f"{metrics.ssim_y(picture, hr, 4):.4f}" in output
     assert "checkpoint/g_srgan.npz (recipe test, 1 steps)" in output
 
 
@@ -73,7 +73,7 @@ def test_benchmark_writes_the_table_it_prints(folder, caplog):
         write_rgb(folder / f"plain/{name}.png", photo[: size[0], : size[1]])
     hr = photo[100:148, 100:140]
     write_rgb(folder / "paired/HR/c.png", hr)
-    write_rgb(folder / "paired/LR_bicubic_x4/c.png", bicubic.downsample(hr, border="clamp"))
+    write_rgb(folder / "paired/LR_bicubic_x4/c.png", bicubic.downsample(hr, 4, border="clamp"))
     arguments = ["--mode=benchmark", "--input", "plain", "paired", "--output", "out"]
     assert main.main([*arguments, "--weights", str(weights)]) == 0
     printed = caplog.text
@@ -81,15 +81,15 @@ def test_benchmark_writes_the_table_it_prints(folder, caplog):
     with open(folder / "out/benchmark.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["picture"] for row in rows] == ["a", "b", "c", "mean of 2", "mean of 1"]
-    assert evaluate.PROTOCOL in printed
-    assert report["protocol"] == evaluate.PROTOCOL
+    assert evaluate.PROTOCOL.format(4) in printed
+    assert report["protocol"] == evaluate.PROTOCOL.format(4)
     for row, (name, expected) in zip(
         report["pictures"], (("plain/a", photo[:40, :48]), ("plain/b", photo[:32, :40]))
     ):
         sr = read_rgb(folder / f"out/{name}_x4.png")
-        assert row["psnr_db"] == pytest.approx(metrics.psnr_y(sr, expected))
-        cubic = bicubic.upsample(bicubic.downsample(expected))
-        assert row["bicubic_psnr_db"] == pytest.approx(metrics.psnr_y(cubic, expected))
+        assert row["psnr_db"] == pytest.approx(metrics.psnr_y(sr, expected, 4))
+        cubic = bicubic.upsample(bicubic.downsample(expected, 4), 4)
+        assert row["bicubic_psnr_db"] == pytest.approx(metrics.psnr_y(cubic, expected, 4))
     mean = report["means"][0]
     assert mean["ssim"] == pytest.approx(np.mean([row["ssim"] for row in report["pictures"][:2]]))
     assert re.search(rf"plain +mean of 2 +{mean['bicubic_psnr_db']:.2f} ", printed)
@@ -133,7 +133,7 @@ def make_set(folder, count=2, seed=0):
     for number in range(count):
         hr = noise(24, 28, seed + number)
         write_rgb(folder / f"HR/{number}.png", hr)
-        write_rgb(folder / f"LR_bicubic_x4/{number}.png", bicubic.downsample(hr))
+        write_rgb(folder / f"LR_bicubic_x4/{number}.png", bicubic.downsample(hr, 4))
 
 
 def table(output):
@@ -143,11 +143,11 @@ def table(output):
 def test_a_folder_of_sets_is_its_sets(tmp_path):
     make_set(tmp_path / "sets/A")
     make_set(tmp_path / "sets/B", seed=5)
-    evaluate.benchmark(nearest, [tmp_path / "sets"], tmp_path / "out")
+    evaluate.benchmark(nearest, 4, [tmp_path / "sets"], tmp_path / "out")
     rows = table(tmp_path / "out")["pictures"]
     assert [(row["set"], row["picture"]) for row in rows] == [("A", "0"), ("A", "1"), ("B", "0"), ("B", "1")]
     hr = noise(24, 28, 5)
-    expected = metrics.psnr_y(nearest(bicubic.downsample(hr)), hr)
+    expected = metrics.psnr_y(nearest(bicubic.downsample(hr, 4)), hr, 4)
     assert rows[2]["psnr_db"] == pytest.approx(expected)
 
 
@@ -156,7 +156,7 @@ def test_hr_and_lr_of_one_folder_are_pairs_by_their_names(tmp_path):
     write_rgb(tmp_path / "set/a_HR.png", noise(24, 28))
     write_rgb(tmp_path / "set/a_LR.png", lr)
     write_rgb(tmp_path / "set/b_LR.png", noise(24, 28))  # without its HR it is a picture like others
-    pairs = evaluate.pairs(tmp_path / "set", tmp_path / "out")
+    pairs = evaluate.pairs(tmp_path / "set", 4, tmp_path / "out")
     assert [(name, lr_path and lr_path.name) for name, _, lr_path in pairs] == [
         ("a_HR", "a_LR.png"),
         ("b_LR", None),
@@ -167,14 +167,14 @@ def test_results_beside_the_set_are_not_scored_in_the_next_run(tmp_path):
     write_rgb(tmp_path / "set/a.png", noise(24, 28))
     output = tmp_path / "set/out"
     for _ in range(2):
-        evaluate.benchmark(nearest, [tmp_path / "set"], output)
+        evaluate.benchmark(nearest, 4, [tmp_path / "set"], output)
         assert [row["picture"] for row in table(output)["pictures"]] == ["a"]
 
 
 def test_pictures_of_one_stem_have_results_of_their_own(tmp_path):
     for name in ("a.png", "a.bmp", "below/a.png"):
         write_rgb(tmp_path / "set" / name, noise(24, 28))
-    evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out")
+    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
     assert len({row["picture"] for row in table(tmp_path / "out")["pictures"]}) == 3
     results = [path for path in (tmp_path / "out/set").rglob("*") if path.is_file()]
     assert len(results) == 3
@@ -183,26 +183,26 @@ def test_pictures_of_one_stem_have_results_of_their_own(tmp_path):
 def test_a_name_with_a_slash_is_no_name_with_an_underscore(tmp_path):
     write_rgb(tmp_path / "set/a/b.png", noise(24, 28))
     write_rgb(tmp_path / "set/a_b.png", noise(24, 28, 1))
-    evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out")
+    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
     for name, seed in (("a/b", 0), ("a_b", 1)):
-        expected = nearest(bicubic.downsample(noise(24, 28, seed)))
+        expected = nearest(bicubic.downsample(noise(24, 28, seed), 4))
         np.testing.assert_array_equal(read_rgb(tmp_path / f"out/set/{name}_x4.png"), expected)
 
 
 def test_a_broken_image_does_not_stop_the_others(tmp_path, caplog):
     make_set(tmp_path / "set")
     (tmp_path / "set/HR/0.png").write_bytes(b"broken")
-    assert evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out") == 1
+    assert evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out") == 1
     assert [row["picture"] for row in table(tmp_path / "out")["pictures"]] == ["1"]
     assert "left out: cannot read" in caplog.text and "0.png" in caplog.text
 
 
 def test_one_image_is_a_set(tmp_path):
     write_rgb(tmp_path / "a.png", noise(24, 28))
-    assert evaluate.benchmark(nearest, [tmp_path / "a.png"], tmp_path / "out") == 0
+    assert evaluate.benchmark(nearest, 4, [tmp_path / "a.png"], tmp_path / "out") == 0
     assert [row["picture"] for row in table(tmp_path / "out")["pictures"]] == ["a"]
     with pytest.raises(UserError, match="there is no file or folder"):
-        evaluate.benchmark(nearest, [tmp_path / "b.png"], tmp_path / "out")
+        evaluate.benchmark(nearest, 4, [tmp_path / "b.png"], tmp_path / "out")
 
 
 def test_lr_may_be_called_as_in_div2k_and_have_sides_rounded_up(tmp_path):
@@ -211,19 +211,19 @@ def test_lr_may_be_called_as_in_div2k_and_have_sides_rounded_up(tmp_path):
     lr = bicubic.resize(hr, 0.25)
     assert lr.shape == (7, 8, 3)
     write_rgb(tmp_path / "set/LR_bicubic_x4/0801x4.png", lr)
-    assert evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out") == 0
+    assert evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out") == 0
     sr = nearest(lr)[:26, :29]
     np.testing.assert_array_equal(read_rgb(tmp_path / "out/set/0801_x4.png"), sr)
-    assert table(tmp_path / "out")["pictures"][0]["psnr_db"] == pytest.approx(metrics.psnr_y(sr, hr))
+    assert table(tmp_path / "out")["pictures"][0]["psnr_db"] == pytest.approx(metrics.psnr_y(sr, hr, 4))
 
 
 def test_sets_of_one_name_are_refused_and_a_parent_has_its_own_name(tmp_path, monkeypatch):
     make_set(tmp_path / "one/Set5")
     make_set(tmp_path / "two/Set5")
     with pytest.raises(UserError, match="two sets are called Set5"):
-        evaluate.benchmark(nearest, [tmp_path / "one/Set5", tmp_path / "two/Set5"], tmp_path / "out")
+        evaluate.benchmark(nearest, 4, [tmp_path / "one/Set5", tmp_path / "two/Set5"], tmp_path / "out")
     monkeypatch.chdir(tmp_path / "one/Set5/HR")
-    evaluate.benchmark(nearest, [Path("..")], tmp_path / "out")
+    evaluate.benchmark(nearest, 4, [Path("..")], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["Set5"]
 
 
@@ -231,17 +231,17 @@ def test_small_pictures_are_left_out_and_lose_no_table(tmp_path, caplog):
     write_rgb(tmp_path / "set/a.png", noise(24, 28))
     write_rgb(tmp_path / "set/b.png", noise(19, 28))
     write_rgb(tmp_path / "set/c.png", noise(3, 3))
-    evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out")
+    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
     assert [row["picture"] for row in table(tmp_path / "out")["pictures"]] == ["a"]
     assert all(f"{name}.png has sides below 20 px" in caplog.text for name in "bc")
     (tmp_path / "set/a.png").unlink()
     with pytest.raises(UserError, match=r"no image could be scored .*sides below 20 px"):
-        evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out")
+        evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
 
 
 def test_a_flat_picture_leaves_json_that_others_can_read(tmp_path):
     write_rgb(tmp_path / "set/a.png", np.full((24, 28, 3), 7, np.uint8))
-    evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out")
+    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
 
     def refuse(constant):
         raise AssertionError(constant)
@@ -257,7 +257,7 @@ def test_a_name_that_is_no_utf8_loses_nothing(tmp_path):
     (tmp_path / "set").mkdir()
     write_rgb(tmp_path / "a.png", noise(24, 28))
     (tmp_path / "a.png").rename(tmp_path / "set" / os.fsdecode(name))
-    evaluate.benchmark(nearest, [tmp_path / "set"], tmp_path / "out")
+    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
     assert table(tmp_path / "out")["pictures"][0]["picture"] == "caf\N{REPLACEMENT CHARACTER}"
 
 
@@ -272,7 +272,7 @@ def test_rows_are_there_when_a_run_is_stopped(tmp_path):
         return nearest(image)
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate.benchmark(upscale, [tmp_path / "set"], tmp_path / "out")
+        evaluate.benchmark(upscale, 4, [tmp_path / "set"], tmp_path / "out")
     assert len(table(tmp_path / "out")["pictures"]) == 2
 
 

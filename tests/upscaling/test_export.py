@@ -33,7 +33,7 @@ def require(format):
 def test_an_export_makes_the_programs_pictures_of_any_size_and_number(tmp_path, arrays, format):
     require(format)
     export(arrays, META, SETTINGS, tmp_path, format)
-    run = engine(tmp_path / NAMES[format], format)
+    run = engine(tmp_path / NAMES[format].format(4), format)
     with Upscaler(arrays, META["arguments"], SETTINGS) as upscaler:
         for height, width in ((1, 1), (17, 30)):
             images = np.stack([picture(height, width, seed=seed) for seed in (0, 1)])
@@ -42,7 +42,7 @@ def test_an_export_makes_the_programs_pictures_of_any_size_and_number(tmp_path, 
             assert made.dtype == np.uint8 and made.shape == expected.shape
             assert np.abs(made.astype(int) - expected).max() <= 1
     card = (tmp_path / "README.md").read_text()
-    assert f"- {NAMES[format]}: differs from the program by at most" in card and "Licence" in card
+    assert f"- {NAMES[format].format(4)}: differs from the program by at most" in card and "Licence" in card
 
 
 def test_the_savedmodel_serves_bytes_and_floats(tmp_path, arrays):
@@ -68,7 +68,7 @@ def test_an_export_that_differs_is_refused_and_removed(tmp_path, arrays, monkeyp
     monkeypatch.setattr(exporting, "run", lambda path, name, image: image.repeat(4, axis=0).repeat(4, axis=1))
     with pytest.raises(UserError, match=r"differs from the program by \d+ 8-bit values: not written"):
         export(arrays, META, SETTINGS, tmp_path, format)
-    assert not (tmp_path / NAMES[format]).exists()
+    assert not (tmp_path / NAMES[format].format(4)).exists()
 
 
 def test_tensorlayers_list_is_that_of_the_notes_network_only(tmp_path, arrays):
@@ -104,7 +104,7 @@ def test_a_missing_package_is_one_sentence(tmp_path, arrays, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(UserError, match=r"--format onnx needs the package tf2onnx: pip install -r"):
         export(arrays, META, SETTINGS, tmp_path, "onnx")
-    assert not (tmp_path / NAMES["onnx"]).exists()
+    assert not (tmp_path / NAMES["onnx"].format(4)).exists()
 
 
 def test_the_command_line_knows_the_formats():

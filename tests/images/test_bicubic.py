@@ -62,6 +62,22 @@ def test_shrinking_by_4_uses_the_hand_computed_taps():
     assert np.count_nonzero(shrunk[6]) == 16
 
 
+@pytest.mark.parametrize(
+    ("scale", "taps"),
+    [
+        (2, [-3 / 256, -9 / 256, 29 / 256, 111 / 256, 111 / 256, 29 / 256, -9 / 256, -3 / 256]),
+        (3, [-1 / 81, -2 / 81, 0, 9 / 81, 21 / 81, 27 / 81, 21 / 81, 9 / 81, 0, -2 / 81, -1 / 81]),
+    ],
+)
+def test_shrinking_by_2_and_3_uses_the_hand_computed_taps(scale, taps):
+    # Keys' kernel at distances 1/4 ... 7/4, over 2; and at 0, 1/3 ... 5/3, over 3
+    across = bicubic.resize(np.eye(48), (48 // scale, 48))[48 // scale // 2]
+    centre = scale * (48 // scale // 2) + (scale - 1) / 2
+    first = int(np.ceil(centre - (len(taps) - 1) / 2))
+    np.testing.assert_allclose(across[first : first + len(taps)], taps, atol=1e-12)
+    assert np.abs(across).sum() == pytest.approx(np.abs(taps).sum())
+
+
 def test_enlarging_uses_four_taps_and_no_antialiasing():
     # Keys' kernel at distances 13/8, 5/8, 3/8, 11/8, as 1024ths.
     enlarged = bicubic.resize(np.eye(8), (32, 8))

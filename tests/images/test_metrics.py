@@ -77,7 +77,7 @@ def test_pictures_of_different_shapes_are_refused(measure):
     with pytest.raises(AssertionError):
         measure(flat(0, 24), flat(0, 28), 4)
     with pytest.raises(AssertionError):
-        measure(flat(0, 8), flat(0, 8))  # nothing left inside the border
+        measure(flat(0, 8), flat(0, 8), 4)  # nothing left inside the border
 
 
 @pytest.mark.skipif(not BENCHMARK.is_dir(), reason="needs the benchmark pictures")

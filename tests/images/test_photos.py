@@ -55,7 +55,7 @@ def test_validation_lr_is_the_users_own_if_there_is_one_and_must_be_a_quarter(tm
     np.testing.assert_array_equal(hr, random_picture(20, 24, 1))
     np.testing.assert_array_equal(lr, random_picture(5, 6, 11))
     files.write_rgb(tmp_path / "lr/1.png", random_picture(6, 6))
-    with pytest.raises(UserError, match=r"1\.png is not a quarter"):
+    with pytest.raises(UserError, match=r"1\.png does not have 1/4 of the sides"):
         photos.validation_pair(4, tmp_path / "hr", tmp_path / "lr", 1)
 
 

@@ -345,6 +345,18 @@ def test_a_state_from_before_a_setting_was_there_is_refused_by_its_name(stopped)
         run_training(stopped, tiny(*SHORT))
 
 
+def test_files_from_before_there_were_scales_are_of_scale_4(stopped, short_run):
+    for file in ("srgan_state.npz", "g_srgan_init.npz"):
+        arrays, meta = checkpoints.read_npz(stopped / "checkpoint" / file)
+        arguments = meta["arguments"] if "arguments" in meta else meta["config"]["MODEL"]["generator"]
+        del arguments["scale"]
+        checkpoints.write_npz(stopped / "checkpoint" / file, arrays, meta)
+    _, meta = checkpoints.read_network(stopped / "checkpoint/g_srgan_init.npz", "SRGAN_g", None)
+    assert meta["arguments"]["scale"] == 4
+    run_training(stopped, tiny(*SHORT))
+    assert_same_bits(arrays_of(stopped), arrays_of(short_run))
+
+
 def test_other_networks_are_refused_by_what_differs(short_run, tmp_path):
     path = short_run / "checkpoint/g_srgan_init.npz"
     for setting, words in (

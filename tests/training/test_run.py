@@ -553,6 +553,31 @@ def test_training_can_start_from_weights(pretrained_run, tmp_path):
     np.testing.assert_array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
 
 
+@pytest.mark.parametrize(("scale", "patch", "fitting"), [(2, 16, 21), (3, 18, 19), (8, 16, 23)])
+def test_another_scale_starts_from_the_trunk_and_resumes(
+    pretrained_run, tmp_path, run_until, caplog, scale, patch, fitting
+):
+    """A network of 23 arrays, two of them for each convolution before a pixel shuffle."""
+    caplog.set_level("INFO")
+    path = pretrained_run / "checkpoint/g_srgan_init.npz"
+    start = checkpoints.read_npz(path)[0]
+    cfg = tiny(
+        *(f"MODEL.generator.scale={scale}", f"TRAIN.hr_patch_size={patch}", f"TRAIN.init_weights={path}"),
+        *("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1", "TRAIN.degradation=photo", "TRAIN.lr_init=0.0"),
+    )
+    run_until(cfg, 2)
+    run_training(tmp_path, cfg)
+    assert f"which is of scale 4: {fitting} of its 23 arrays fit" in caplog.text
+    arrays, meta = checkpoints.read_npz(tmp_path / "checkpoint/g_srgan.npz")
+    assert meta["arguments"]["scale"] == scale
+    same = [name for name in start if "moving" not in name and np.array_equal(start[name], arrays.get(name))]
+    assert len(same) == fitting - sum("moving" in name for name in start)
+    sheet = read_rgb(tmp_path / "samples/srgan_gan/train_1.png")
+    assert sheet.shape[1] > 4 * patch and [line["step"] for line in log_lines(tmp_path)] == [3, 6]
+    with pytest.raises(UserError, match=f"MODEL.generator.scale was {scale}, is 4"):
+        run_training(tmp_path, tiny("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1"))
+
+
 def test_weights_to_start_from_are_not_needed_to_go_on(pretrained_run, tmp_path):
     weights = shutil.copy(pretrained_run / "checkpoint/g_srgan_init.npz", tmp_path / "start.npz")
     settings = ("TRAIN.n_epoch=0", f"TRAIN.init_weights={weights}")

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_upscaler import NETWORKS, SETTINGS, picture, weights
+from test_upscaler import NETWORKS, SCALED, SETTINGS, picture, weights
 
 from common.errors import UserError
 from main import EXPORT_FORMATS
@@ -43,6 +43,16 @@ def test_an_export_makes_the_programs_pictures_of_any_size_and_number(tmp_path, 
             assert np.abs(made.astype(int) - expected).max() <= 1
     card = (tmp_path / "README.md").read_text()
     assert f"- {NAMES[format].format(4)}: differs from the program by at most" in card and "Licence" in card
+
+
+@pytest.mark.parametrize(("format", "scale"), [("savedmodel", 2), ("onnx", 3), ("tflite", 8)])
+def test_other_scales_are_exported(tmp_path, format, scale):
+    require(format)
+    arguments = SCALED[f"x{scale}"]
+    export(weights(arguments), {**META, "arguments": arguments}, SETTINGS, tmp_path, format)
+    sr = engine(tmp_path / NAMES[format].format(scale), format)(picture(5, 7)[None])
+    assert sr.shape == (1, 5 * scale, 7 * scale, 3)
+    assert f"# SRGAN x{scale}" in (tmp_path / "README.md").read_text()
 
 
 def test_the_savedmodel_serves_bytes_and_floats(tmp_path, arrays):

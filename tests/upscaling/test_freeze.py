@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_upscaler import NETWORKS, weights
+from test_upscaler import NETWORKS, SCALED, weights
 
 from model import SRGAN_g
 from tf1 import checkpoints
@@ -15,6 +15,7 @@ VARIANTS = {
     "prelu": {"activation": "prelu"},
     "3x3 end": {"last_kernel": 3},
     "linear": {"output_activation": "linear"},
+    **SCALED,
 }
 
 
@@ -39,4 +40,7 @@ def test_the_frozen_graph_equals_the_network(name):
     np.testing.assert_allclose(made, expected, atol=2e-6)
     assert "Relu" not in after or arguments["activation"] == "prelu"
     if arguments["activation"] == "relu" and arguments["last_kernel"] == 1:
-        assert channels == [16, 12] and after == ["Conv2D", "Identity" if name == "linear" else "Tanh"]
+        *first, last = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}[arguments["scale"]]
+        assert channels == [4 * factor**2 for factor in first] + [3 * last**2] and after == ["Conv2D"] * len(
+            first
+        ) + ["Identity" if name == "linear" else "Tanh"]

@@ -20,6 +20,7 @@ NETWORKS = {
     name: {**make_config(name).MODEL.generator, "num_blocks": 2, "num_filters": 4, "init": "fan_in"}
     for name in ("tensorlayer", "paper")
 }
+SCALED = {f"x{scale}": {**NETWORKS["tensorlayer"], "scale": scale} for scale in (2, 3, 8)}
 
 
 def weights(arguments, seed=0):
@@ -68,6 +69,23 @@ def small_tiles(upscaler, monkeypatch):
         monkeypatch.setattr(upscaler, "_head_px", head_px)
 
     return set_tiles
+
+
+@pytest.mark.parametrize("scale", [2, 3, 8])
+def test_other_scales_have_their_pixel_shuffles_and_exact_tiles(scale, monkeypatch):
+    arguments = SCALED[f"x{scale}"]
+    with Upscaler(weights(arguments), arguments, SETTINGS) as upscaler:
+        ops = upscaler._stages[upscaler._dtype].session.graph.get_operations()
+        blocks = [op.get_attr("block_size") for op in ops if op.type == "DepthToSpace"]
+        assert blocks == {2: [2], 3: [3], 8: [2, 2, 2]}[scale]
+        lr = picture(37, 53)
+        whole = upscaler(lr)
+        assert whole.shape == (scale * 37, scale * 53, 3) and whole.std() > 1
+        halo = upscaler._trunk_halo + upscaler._head_halo
+        upscaler._trunk_px, upscaler._head_px = (2 * halo + 8) * (2 * halo + 9), 15 * 14
+        assert np.abs(upscaler(lr).astype(int) - whole).max() <= (
+            0 if "avx512f" in runtime.cpu_flags() else 1
+        )
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -1,11 +1,11 @@
-"""SRGAN x4 super-resolution.
+"""SRGAN super-resolution.
 
 python main.py --mode=srgan                                 train, or continue a training
-python main.py --mode=evaluate                              upscale the validation picture
-python main.py --mode=evaluate --input PATH --output DIR    upscale your own pictures
-python main.py --mode=benchmark --input FOLDER              PSNR and SSIM on a set of pictures
+python main.py --mode=evaluate                              upscale the validation image
+python main.py --mode=evaluate --input PATH --output DIR    upscale your own images
+python main.py --mode=benchmark --input FOLDER              PSNR and SSIM on a set of images
 python main.py --mode=export --format onnx --output DIR     the generator for other programs
-python main.py --mode=page                                  a page to drop pictures on
+python main.py --mode=page                                  a page to drop images on
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ if __name__ == "__main__":  # until main() takes over, Ctrl-C ends the program w
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from common.errors import UserError
-from common.settings import choose_recipe, flatten, make_config
 from config import RECIPES
 
 log = logging.getLogger("srgan")
@@ -33,25 +32,20 @@ EXPORT_FORMATS = (
     *("savedmodel", "onnx", "tflite", "tensorlayer"),
     "all",  # savedmodel, onnx, tflite
 )
-MODES_OF = {
-    "restart": ("srgan",),
-    "host": ("page",),
-    "port": ("page",),
-    "weights": ("evaluate", "benchmark", "export", "page"),
-    "blend": ("evaluate", "benchmark", "export"),
-    "self_ensemble": ("evaluate", "benchmark"),
-    "input": ("evaluate", "benchmark"),
-    "output": ("evaluate", "benchmark", "export"),
-    "format": ("evaluate", "export"),
-    "outscale": ("evaluate",),
-    "overwrite": ("evaluate",),
-    "shard": ("evaluate",),
-    "compare": ("evaluate",),
+USED_SETTINGS = {  # sections of config.py, by the mode
+    "srgan": ("TRAIN", "VALID", "MODEL", "LOSS", "VGG", "RUNTIME"),
+    "evaluate": ("VALID", "RUNTIME"),
+    "benchmark": ("RUNTIME",),
+    "export": ("RUNTIME",),
+    "page": ("RUNTIME",),
 }
-TRAINING_HINT = (
-    "; training pictures are named by --set TRAIN.hr_img_path=FOLDER, weights to start from by "
-    "--set TRAIN.init_weights=NPZ"
-)
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises UserError, so that every mistake is one sentence."""
+
+    def error(self, message: str):
+        raise UserError(f"{message}; see --help" if "unrecognized" in message else message)
 
 
 def user_path(text: str) -> Path:
@@ -59,118 +53,97 @@ def user_path(text: str) -> Path:
     return Path(text).expanduser()
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--mode", choices=("srgan", "evaluate", "benchmark", "export", "page"), default="srgan"
-    )
-    parser.add_argument(
-        "--checkpoint-dir", type=user_path, metavar="DIR", help="a run's files; default: checkpoint"
-    )
-    parser.add_argument(
-        "--samples-dir",
-        type=user_path,
-        metavar="DIR",
-        default=Path("samples"),
-        help="pictures of it; default: samples",
-    )
-
-    settings = parser.add_argument_group("settings (defaults are in config.py)")
-    settings.add_argument("--recipe", help=f"{', '.join(RECIPES)}; default: the first")
-    settings.add_argument("--config", metavar="FILE", help="JSON, such as checkpoint/config.json")
-    settings.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="changes one of them, as in TRAIN.batch_size=4; may be repeated",
-    )
-
-    training = parser.add_argument_group("--mode=srgan")
-    training.add_argument("--restart", action="store_true", help="begin anew, setting the old run aside")
-
-    running = parser.add_argument_group("--mode=evaluate and --mode=benchmark")
-    running.add_argument(
-        "--weights", type=os.path.expanduser, metavar="NPZ", help="a file, or shipped: srgan, srresnet, photo"
-    )
-    running.add_argument("--blend", action="append", default=[], metavar="NPZ=SHARE")
-    running.add_argument("--self-ensemble", action="store_true", help="mean of 8 turns and flips")
-    running.add_argument(
-        "--input", nargs="+", type=os.path.expanduser, metavar="PATH", help="pictures or folders"
-    )
-    running.add_argument(
-        "--output", type=user_path, metavar="DIR", help="where results go; for one image also a file"
-    )
-
-    own = parser.add_argument_group("--mode=evaluate --input")
-    own.add_argument(
-        "--format",
-        metavar="FORMAT",
-        help=f"of the results: {', '.join(OUTPUT_FORMATS)}; default: the input's; "
-        f"with --mode=export: {', '.join(EXPORT_FORMATS)}",
-    )
-    own.add_argument("--outscale", type=float, metavar="S", help="final factor; default: the network's")
-    own.add_argument("--shard", metavar="I/N", help="do the I-th of N parts, for jobs on many machines")
-    own.add_argument("--compare", action="store_true", help="also bicubic and result side by side")
-    page = parser.add_argument_group("--mode=page")
-    page.add_argument("--host", help="address to serve at; default: 127.0.0.1, this machine alone")
-    page.add_argument(
-        "--port", type=int, choices=range(2**16), metavar="PORT", help="default: 7860; 0: a free one"
-    )
-
-    own.add_argument("--overwrite", action="store_true", help="replace results that exist")
-    return parser.parse_args(argv)
+def output_factor(text: str) -> float:
+    if not 0 < float(text) <= 16:
+        raise argparse.ArgumentTypeError(f"it must be above 0 and at most 16, not {text}")
+    return float(text)
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raises UserError for arguments that do not go together, before anything slow begins."""
-    for option, modes in MODES_OF.items():
-        if getattr(args, option) and args.mode not in modes:
-            raise UserError(
-                f"--{option.replace('_', '-')} belongs to --mode={' and --mode='.join(modes)}"
-                + (TRAINING_HINT if args.mode == "srgan" else "")
-            )
-    formats = EXPORT_FORMATS if args.mode == "export" else OUTPUT_FORMATS
-    if args.format and args.format not in formats:
-        raise UserError(f"--format {args.format} is none of {', '.join(formats)}")
-    if args.mode == "export" and not (args.format and args.output):
-        raise UserError("--mode=export needs --format FORMAT and --output DIR")
-    if args.mode == "evaluate" and not args.input:
-        for option in ("format", "outscale", "overwrite", "shard", "compare"):
-            if getattr(args, option) is not None and getattr(args, option) is not False:
-                raise UserError(f"--{option} needs --input and --output")
-    if args.mode == "benchmark" and not args.input:
-        raise UserError("--mode=benchmark needs --input FOLDER with HR pictures")
-    if args.mode == "evaluate" and bool(args.input) != bool(args.output):
-        raise UserError("--input and --output go together: --input PATH... --output DIR")
-    if args.outscale is not None and not 0 < args.outscale <= 16:
-        raise UserError(f"--outscale must be above 0 and at most 16, not {args.outscale:g}")
-    args.shard = _parse_shard(args.shard) if args.shard else (1, 1)
-    args.blend = [_parse_blend(text) for text in args.blend]
-    if not 0 <= sum(share for _, share in args.blend) <= 1:
-        raise UserError("the shares of --blend must add up to at most 1")
-
-
-def _parse_shard(text: str) -> tuple[int, int]:
+def shard(text: str) -> tuple[int, int]:
     part, _, parts = text.partition("/")
-    if part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
-        return int(part), int(parts)
-    raise UserError(f"--shard {text}: write I/N with I from 1 to N, as in 3/8")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"write I/N with I from 1 to N, as in 3/8, not {text}")
+    return int(part), int(parts)
 
 
-def _parse_blend(text: str) -> tuple[str, float]:
+def port(text: str) -> int:
+    if not (text.isdecimal() and int(text) < 2**16):
+        raise argparse.ArgumentTypeError(f"it must be 0 to 65535, not {text}")
+    return int(text)
+
+
+def blended(text: str) -> tuple[str, float]:
     path, _, share = text.rpartition("=")
     try:
         if path and 0 <= float(share) <= 1:
             return path, float(share)
     except ValueError:
         pass
-    raise UserError(f"--blend {text}: write NPZ=SHARE with a share from 0 to 1, as in b.npz=0.3")
+    raise argparse.ArgumentTypeError(f"write NPZ=SHARE with a share from 0 to 1, as in b.npz=0.3, not {text}")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options of the mode; UserError for others and for those that do not go together."""
+    modes = Parser(add_help=False, allow_abbrev=False)
+    modes.add_argument("--mode", choices=tuple(USED_SETTINGS), default="srgan")
+    mode = modes.parse_known_args(argv)[0].mode
+    parser = Parser(
+        description=__doc__,
+        parents=[modes],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"These are the options of --mode={mode}. TRAIN.hr_img_path names images to train on.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--checkpoint-dir", type=user_path, metavar="DIR", help="a run's files; default: checkpoint")
+    if mode in ("srgan", "evaluate", "benchmark"):
+        where = {"type": user_path, "metavar": "DIR", "default": Path("samples")}
+        add("--samples-dir", **where, help="where images are written; default: samples")
+    add("--recipe", help=f"settings by name: {', '.join(RECIPES)}; default: the first")
+    add("--config", metavar="FILE", help="settings as JSON, such as checkpoint/config.json")
+    add(
+        *("--set",),
+        **{"action": "append", "default": [], "metavar": "KEY=VALUE", "dest": "settings"},
+        help="changes a setting of config.py, as in TRAIN.batch_size=4; may be repeated",
+    )
+    if mode == "srgan":
+        add("--restart", action="store_true", help="begin anew and archive the old run")
+        return parser.parse_args(argv)
+    add(
+        "--weights", type=os.path.expanduser, metavar="NPZ", help="a file, or shipped: srgan, srresnet, photo"
+    )
+    if mode == "page":
+        add("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
+        add("--port", type=port, metavar="PORT", default=7860, help="0: a free one")
+        return parser.parse_args(argv)
+    add(
+        "--blend", type=blended, action="append", default=[], metavar="NPZ=SHARE", help="mix in other weights"
+    )
+    folder = {"type": user_path, "metavar": "DIR"}
+    if mode == "export":
+        add("--format", choices=EXPORT_FORMATS, required=True)
+        add("--output", **folder, required=True)
+    else:
+        paths = {"nargs": "+", "type": os.path.expanduser, "metavar": "PATH"}
+        add("--input", **paths, required=mode == "benchmark", help="images or folders")
+        add("--output", **folder, help="where results go; for one image also a file")
+        add("--self-ensemble", action="store_true", help="mean of 8 turns and flips")
+    if mode == "evaluate":
+        add("--format", choices=OUTPUT_FORMATS, help="of the results; default: the input's")
+        add("--outscale", type=output_factor, metavar="S", help="final factor; default: the network's")
+        add("--shard", type=shard, metavar="I/N", help="do the I-th of N parts, for jobs on many machines")
+        add("--compare", action="store_true", help="also bicubic and result side by side")
+        add("--overwrite", action="store_true", help="replace results that exist")
+    args = parser.parse_args(argv)
+    if sum(share for _, share in args.blend) > 1:
+        raise UserError("the shares of --blend must add up to at most 1")
+    if mode == "evaluate" and bool(args.input) != bool(args.output):
+        raise UserError("--input and --output go together: --input PATH... --output DIR")
+    if mode == "evaluate" and not args.input:
+        for option in ("format", "outscale", "shard", "compare", "overwrite"):
+            if getattr(args, option):
+                raise UserError(f"--{option} needs --input and --output")
+    return args
 
 
 @contextlib.contextmanager
@@ -219,8 +192,7 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
     if args.mode == "page":
         found = find_weights(args.weights, args.checkpoint_dir)
         own = found if args.weights or found != checkpoints.locate("srgan") else None
-        port = 7860 if args.port is None else args.port
-        return serve(config.RUNTIME, own, args.host or "127.0.0.1", port)
+        return serve(config.RUNTIME, own, args.host, args.port)
     if args.mode == "export":
         _, arrays, meta = chosen_generator(args)
         export(arrays, meta, config.RUNTIME, args.output, args.format)
@@ -228,14 +200,25 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
     return evaluate(args, config)
 
 
-def _say_settings(mode: str, recipe: str, config) -> None:
-    """Those that differ from config.py, of what the mode uses."""
-    if mode == "srgan":
+def settings_of(args: argparse.Namespace):
+    """(recipe, config); what differs from config.py is logged, as far as the mode uses it."""
+    from common.settings import choose_recipe, flatten, make_config  # takes longer than --help may
+
+    recipe, config = (
+        choose_recipe(args.recipe, args.config),
+        make_config(args.recipe, args.config, args.settings),
+    )
+    used = USED_SETTINGS[args.mode]
+    for setting in args.settings:
+        if setting.split(".")[0] not in used:
+            raise UserError(f"--set {setting}: --mode={args.mode} uses {' and '.join(used)} alone")
+    if args.mode == "srgan":
         log.info("Recipe %s", recipe)
     defaults = dict(flatten(make_config()))
     for key, value in flatten(config):
-        if value != defaults[key] and (mode == "srgan" or key.startswith(("VALID.", "RUNTIME."))):
+        if value != defaults[key] and key.startswith(used):
             log.info("  %s = %r", key, value)
+    return recipe, config
 
 
 def open_missing_streams() -> None:
@@ -258,15 +241,11 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    args = parse_arguments(argv)
     logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
     log.setLevel(logging.INFO)
     try:
-        check(args)
-        recipe = choose_recipe(args.recipe, args.config)
-        config = make_config(args.recipe, args.config, args.settings)
-        _say_settings(args.mode, recipe, config)
-        return run(args, recipe, config)
+        args = parse_arguments(argv)
+        return run(args, *settings_of(args))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,14 +1,17 @@
-"""How settings come together: config.py as it stands, a recipe, a JSON file, KEY=VALUE settings."""
+"""Settings: config.py as edited, a recipe, a JSON file, KEY=VALUE; all are checked alike."""
 
 from __future__ import annotations
 
 import ast
 import copy
+import difflib
 import json
 import os
 from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
 from easydict import EasyDict as edict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.errors import UserError
 from common.files import atomic
@@ -17,26 +20,142 @@ from config import RECIPES, config
 PATHS = ("hr_img_path", "lr_img_path", "init_weights", "init_weights_d", "VGG.weights")  # ends of keys
 MAX_FILE_BYTES = 2**20  # of a JSON file of settings
 
+Count = Annotated[int, Field(ge=0, le=2**53)]
+Positive = Annotated[int, Field(ge=1, le=2**53)]
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]  # an average that never moves is none
+Name = Annotated[str, Field(min_length=1)]
+
+
+def _tuples(value: Any) -> Any:
+    """JSON has lists."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+Filters = Annotated[int, Field(ge=1)]
+FilterTuple = Annotated[tuple[Filters, ...], BeforeValidator(_tuples)]
+Residual = Annotated[tuple[()] | tuple[Filters, Filters], BeforeValidator(_tuples)]
+Convs = Annotated[tuple[tuple[Filters, Filters, Filters], ...], BeforeValidator(_tuples), Field(min_length=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Train(Section):
+    hr_img_path: Name
+    max_bad_images: Fraction
+    hr_patch_size: Annotated[int, Field(ge=16, le=2**13)]
+    augment: bool
+    exposures: Fraction
+    degradation: Literal["bicubic", "photo"]
+    seed: Count
+    batch_size: Annotated[int, Field(ge=1, le=2**16)]  # more, and the graph is not built in a lifetime
+    steps_per_epoch: Count
+    beta1: BelowOne
+    lr_init: Number
+    lr_schedule: Literal["step", "cosine"]
+    warmup_steps: Count
+    n_epoch_init: Count
+    n_epoch_d: Count
+    n_epoch: Count
+    lr_decay: Number
+    decay_every: Count
+    ema_decay: BelowOne
+    init: Literal["normal", "fan_in"]
+    init_weights: str
+    init_weights_d: str
+    save_every: Positive
+    save_minutes: Number
+    keep_weights: Count
+
+
+class Valid(Section):
+    hr_img_path: Name
+    lr_img_path: str
+    imid: Count
+
+
+class Generator(Section):
+    scale: Literal[2, 3, 4, 8]
+    num_blocks: Annotated[int, Field(ge=1, le=256)]
+    num_filters: Annotated[int, Field(ge=1, le=2**12)]
+    first_kernel: Annotated[int, Field(ge=1, le=99)]
+    last_kernel: Annotated[int, Field(ge=1, le=99)]
+    activation: Literal["relu", "prelu"]
+    output_activation: Literal["tanh", "linear"]
+
+
+class Discriminator(Section):
+    convs: Convs
+    residual: Residual
+    dense: FilterTuple
+    patch_gan: bool
+
+
+class Model(Section):
+    generator: Generator
+    discriminator: Discriminator
+
+
+class Loss(Section):
+    mse: Number
+    vgg: Number
+    means: Number
+    excess: Number
+    adversarial: Number
+
+
+class Vgg(Section):
+    weights: Name
+    on_missing: Literal["stop", "random"]
+    layer: Name
+    before_relu: bool
+    every: Positive
+    input_size: Annotated[int, Field(ge=0, le=2**13)]
+
+
+class Runtime(Section):
+    precision: Literal["auto", "float32", "bfloat16"]
+    devices: Annotated[int, Field(ge=0, le=64)]
+    intra_op_threads: Annotated[int, Field(ge=0, le=1024)]
+    xla: bool
+    deterministic: bool
+    memory_mb: Count
+
+
+class Settings(Section):
+    TRAIN: Train
+    VALID: Valid
+    MODEL: Model
+    LOSS: Loss
+    VGG: Vgg
+    RUNTIME: Runtime
+
 
 def make_config(recipe: str | None = None, file: str | None = None, settings=()) -> edict:
     """A copy of `config` with a recipe, a JSON file as `log_config` writes it, and KEY=VALUE settings.
 
-    Raises UserError for an unknown key or recipe, or a value that common/schema.py does not allow, whatever
-    its source.
+    Raises UserError for an unknown key or recipe, and for a value that `Settings` does not allow.
     """
-    from common import schema  # takes longer than --help may
-
     tree = copy.deepcopy(dict(config))
-    of_file, settings_of_file = _read(file)
-    for values in (RECIPES[_agreed(recipe, of_file, file)], settings_of_file):
+    _, settings_of_file = _read(file)
+    for values in (RECIPES[choose_recipe(recipe, file)], settings_of_file):
         for key, value in values.items():
             _set(tree, key, value)
     for setting in settings:
         key, equals, text = (part.strip() for part in setting.partition("="))
         if not equals:
             raise UserError(f"--set {setting}: write KEY=VALUE, as in TRAIN.batch_size=4")
-        _set(tree, key, text if schema.is_text(key) else _parsed(text))
-    tree = schema.validated(tree)
+        _set(tree, key, text if _is_text(key) else _parsed(text))
+    try:
+        tree = Settings.model_validate(tree).model_dump()
+    except ValidationError as error:
+        raise UserError(_sentence(error.errors()[0])) from None
+    px, scale = tree["TRAIN"]["hr_patch_size"], tree["MODEL"]["generator"]["scale"]
+    if px % scale:
+        raise UserError(f"TRAIN.hr_patch_size must be a multiple of the scale {scale}, not {px}")
     for key, value in list(flatten(tree)):
         if key.endswith(PATHS):
             _set(tree, key, os.path.expanduser(value))
@@ -45,10 +164,7 @@ def make_config(recipe: str | None = None, file: str | None = None, settings=())
 
 def choose_recipe(recipe: str | None, file: str | None) -> str:
     """The recipe's name: the one asked for, else that of the run whose settings the file holds."""
-    return _agreed(recipe, _read(file)[0], file)
-
-
-def _agreed(recipe: str | None, of_file: str | None, file: str | None) -> str:
+    of_file, _ = _read(file)
     if recipe and of_file and recipe != of_file:
         raise UserError(f"--config {file} is of a run by recipe {of_file}: leave out --recipe {recipe}")
     chosen = recipe or of_file or "tensorlayer"
@@ -67,13 +183,11 @@ def _read(file: str | None) -> tuple[str | None, dict]:
         if len(data) > MAX_FILE_BYTES:
             raise ValueError("it is larger than a megabyte")
         tree = json.loads(data)
-        if not isinstance(tree, dict):
-            raise ValueError("it holds no table")
         recipe = tree.pop("recipe", None)
         if not isinstance(recipe, str | None):
             raise ValueError(f"its recipe is {recipe!r}")
         return recipe, dict(flatten(tree))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"--config {file} cannot be read as JSON settings: {error}") from None
 
 
@@ -85,6 +199,17 @@ def _set(tree: dict, key: str, value) -> None:
             tree[section] = {}
         tree = tree[section]
     tree[name] = value
+
+
+def _is_text(key: str) -> bool:
+    """Whether a setting is text, which `--set` takes as it is written."""
+    model: Any = Settings
+    for name in key.split("."):
+        field = getattr(model, "model_fields", {}).get(name)
+        if field is None:
+            return False
+        model = field.annotation
+    return model is str or any(isinstance(choice, str) for choice in get_args(model))
 
 
 def _parsed(text: str):
@@ -104,6 +229,41 @@ def flatten(tree: dict, prefix: str = ""):
             yield from flatten(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def _sentence(error: dict) -> str:
+    """An error of pydantic's as one sentence that names the setting."""
+    loc = [str(part) for part in error["loc"]]
+    key = ".".join(part for part in loc if not part.isdigit() and "[" not in part)
+    kind, context, value = error["type"], error.get("ctx", {}), error["input"]
+    if kind == "extra_forbidden":
+        near = difflib.get_close_matches(
+            key, [name for name, _ in flatten(config) if name != key], n=1, cutoff=0.4
+        )
+        return f"unknown setting {key}" + (f": did you mean {near[0]}?" if near else "")
+    if kind == "missing" and len(loc) == 2:
+        return f"the setting {key} is missing"
+    if kind == "string_too_short":
+        return f"{key} must not be empty"
+    words = {
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "bool_type": "True or False",
+        "string_type": "text",
+        "tuple_type": "a tuple",
+        "model_type": "a section of settings",
+        "literal_error": f"one of {context.get('expected', '')}".replace("'", "").replace(" or ", ", "),
+        "greater_than_equal": f"at least {context.get('ge', 0):g}",
+        "less_than_equal": f"at most {context.get('le', 0):.16g}",
+        "less_than": f"below {context.get('lt', 0):g}",
+        "finite_number": "finite",
+    }
+    wanted = words.get(kind, error["msg"])
+    if len(loc) > len(key.split(".")) or kind not in words:  # of an element
+        shapes = {"convs": "(kernel, stride, filters) triples", "residual": "two numbers of filters or ()"}
+        wanted = shapes.get(key.rpartition(".")[2], wanted)
+    return f"{key} must be {wanted}, not {value!r}"
 
 
 def log_config(filename: str | Path, cfg: dict, recipe: str) -> None:

@@ -15,6 +15,7 @@ from conftest import TINY
 from PIL import Image
 
 import main
+from common.settings import flatten, make_config
 from images import bicubic, metrics
 from images.files import read_rgb
 from images.photos import validation_photo
@@ -198,14 +199,14 @@ def test_checkpoints_name_their_arrays_and_say_what_they_are(runs):
     # n64s1/c, three 3x3 convolutions with batch norm, two n256s1 of 4 * 4 filters, out of 1x1
     expected = (27 * 4 + 4) + 3 * (36 * 4 + 4 * 4) + 2 * (36 * 16 + 16) + (4 * 3 + 3)
     assert sum(array.size for array in arrays.values()) == expected
-    assert meta["arguments"] == dict(main.make_config(settings=SETTINGS).MODEL.generator)
+    assert meta["arguments"] == dict(make_config(settings=SETTINGS).MODEL.generator)
 
 
 def test_config_json_is_a_config_file_that_repeats_the_run(runs, say):
     text = (runs.whole / "checkpoint" / "config.json").read_text()
     assert json.loads(text)["TRAIN"]["batch_size"] == 2
-    settings = dict(main.flatten(main.make_config(file=runs.whole / "checkpoint" / "config.json")))
-    assert settings == dict(main.flatten(main.make_config(settings=SETTINGS)))
+    settings = dict(flatten(make_config(file=runs.whole / "checkpoint" / "config.json")))
+    assert settings == dict(flatten(make_config(settings=SETTINGS)))
 
 
 def test_sample_pictures_show_the_same_patches_in_each_column(runs):

@@ -83,7 +83,7 @@ def evaluate(args, config) -> int:
                 outscale=args.outscale or upscaler.scale,
                 scale=upscaler.scale,
                 made_with=made_with,
-                shard=args.shard,
+                shard=args.shard or (1, 1),
                 compare=args.compare,
                 suggest_photo=not args.weights and path == checkpoints.locate("srgan"),
             )

@@ -20,7 +20,7 @@ with tensorflow_start():
 
     tf.config.list_physical_devices()
     tf.get_logger().setLevel("ERROR")
-    from training import train
+    from training import preparation
 
 
 def _write_files(folder: Path) -> None:
@@ -74,7 +74,7 @@ def one_graph_of_the_same_settings(monkeypatch):
     Nothing else is shared: what a run learned is in its session.
     """
 
-    def graph_of(config, dtype, cluster, build=train.new_graph):
+    def graph_of(config, dtype, cluster, build=preparation.new_graph):
         if cluster.replicas > 1 or os.environ.get("GRAPH_OF_ITS_OWN"):
             return build(config, dtype, cluster)
         named = flatten(config)
@@ -84,7 +84,7 @@ def one_graph_of_the_same_settings(monkeypatch):
             gc.freeze()  # or each collection would walk all graphs
         return GRAPHS[settings]
 
-    monkeypatch.setattr(train, "new_graph", graph_of)
+    monkeypatch.setattr(preparation, "new_graph", graph_of)
 
 
 @pytest.fixture

@@ -14,8 +14,6 @@ def conv2d(x: tf.Tensor, filters: tf.Tensor, stride: int, name: str | None = Non
     side, _, _, c_out = filters.shape
     if not ON_GPU and side % stride == 0 and _has_few_positions(x, stride, c_out):
         return _conv2d_of_few_positions(x, filters, stride)
-    if not ON_GPU and stride == 1 and side > 3 and x.shape[2] is None:
-        return _conv2d_of_any_size(x, filters)
     return tf.nn.conv2d(x, filters, stride, "SAME", name=name)
 
 
@@ -61,17 +59,3 @@ def _conv2d_of_few_positions(x: tf.Tensor, filters: tf.Tensor, stride: int) -> t
     windows = tf.reshape(windows, [-1, side * side * c_in])
     outputs = _matmul(windows, tf.reshape(filters, [side * side * c_in, c_out]))
     return tf.reshape(outputs, [-1, out_h, out_w, c_out])
-
-
-def _conv2d_of_any_size(x: tf.Tensor, filters: tf.Tensor) -> tf.Tensor:
-    """Stride-1 "SAME" convolution by large filters, whose rounding does not depend on the picture's size.
-
-    Of oneDNN's kernels for them some sum in another order where a row, the rows or the filters do not fill
-    their blocks. With zeros as 16 filters, columns to a multiple of 60 and rows to one of 4 it takes the same
-    one for every size, with AVX2 and AVX-512, and tiles of a picture equal the whole bit for bit.
-    """
-    height, width = tf.unstack(tf.shape(x)[1:3])
-    c_out = filters.shape[-1]
-    x = tf.pad(x, [[0, 0], [0, -height % 4], [0, -width % 60], [0, 0]])
-    filters = tf.pad(filters, [[0, 0], [0, 0], [0, 0], [0, -c_out % 16]])
-    return tf.nn.conv2d(x, filters, 1, "SAME")[:, :height, :width, :c_out]

@@ -129,15 +129,6 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
     return SimpleNamespace(**locals())
 
 
-def least_memory(train, generator) -> int:
-    """Bytes that a training step takes at the very least, of what the generator keeps for its gradients.
-
-    Measured, a bfloat16 MSE step takes this much, and a float32 one or an adversarial one twice.
-    """
-    bytes_per_px = 2 * generator.num_filters * (generator.num_blocks / 4 + 2.5)
-    return int(train.batch_size * train.hr_patch_size**2 * bytes_per_px)
-
-
 def to_range(images: tf.Tensor) -> tf.Tensor:
     """uint8 -> float32 in [-1, 1]."""
     return tf.cast(images, tf.float32) / 127.5 - 1.0

@@ -2,20 +2,83 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 
 import vgg19
 from common.errors import UserError
+from common.files import held, require_writable
 from common.machine import memory_limit
+from common.settings import log_config
+from images.photos import validation_pair
 from model import layout
-from tf1 import checkpoints, runtime
+from tf1 import checkpoints, distribution, runtime
+from training import resume
 from training.dataset import Dataset
+from training.graph import build
+from training.report import Report, within_memory
+from training.run import Run
+from training.schedule import Schedule
 
 log = logging.getLogger("srgan")
+
+
+@contextlib.contextmanager
+def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: bool) -> Iterator[Run]:
+    """A run with its graph, session and data, continued or new. Refusals that are quick come first."""
+    require_memory(config.TRAIN, config.MODEL.generator)
+    vgg_weights, features = vgg_features(config)
+    cluster = distribution.connect(config.RUNTIME, runtime.session_config(config.RUNTIME))
+    cluster.require_divisible(config.TRAIN.batch_size)
+    if cluster.is_chief:
+        require_writable(folder, "--checkpoint-dir")
+        require_writable(samples_dir, "--samples-dir")
+    with held(folder) if cluster.is_chief else contextlib.nullcontext():
+        saved = resume.find_saved(folder) if cluster.is_chief and not restart else None
+        if saved:
+            resume.require_same_settings(saved, config)
+        start_weights = {} if saved else init_weights(config)
+        scale, dtype = config.MODEL.generator.scale, runtime.compute_dtype(config.RUNTIME.precision)
+        log.info("Loading training images")
+        data = training_data(config.TRAIN, scale, skip=(folder, samples_dir))
+        schedule = Schedule(config.TRAIN, config.TRAIN.steps_per_epoch or data.steps_per_epoch)
+        facts = {"images": resume.fingerprint(data.listing), "vgg_features": features}
+        facts |= {"precision": dtype.name, "device": runtime.describe_device()}
+        if saved:
+            resume.require_same_facts(saved, schedule, facts)
+        valid = within_memory(*validation_pair(scale, **config.VALID))
+
+        log.info("Building graph")
+        g = new_graph(config, dtype, cluster)
+        with g.t_image.graph.as_default(), cluster.strategy.scope(), cluster.session() as sess:
+            cluster.require_agreement(sess, {"settings": resume.numeric_settings(config), **facts})
+            report = None
+            if cluster.is_chief:
+                if restart:  # only now, when nothing is left that could refuse the new run
+                    resume.archive(folder)
+                report = Report(folder, samples_dir, saved.meta["step"] if saved else 0)
+                report.show(lambda lr: sess.run(g.sr_test, {g.t_test_image: lr}), data.fixed_patches, valid)
+                log_config(folder / "config.json", config, recipe)
+            meta = {"recipe": recipe, "config": config, "facts": facts}
+            run = Run(g, sess, data, report, schedule, cluster, folder=folder, meta=meta)
+            sess.run(tf.compat.v1.global_variables_initializer())
+            assign_weights(sess, g, vgg_weights, start_weights, config.TRAIN)
+            run.restore(saved)
+            run.say_start()
+            with run:
+                yield run
+
+
+def new_graph(config, dtype: tf.DType, cluster: distribution.Cluster):
+    """The training graph of `config` in a tf.Graph of its own."""
+    with tf.Graph().as_default(), cluster.strategy.scope():
+        tf.compat.v1.set_random_seed(config.TRAIN.seed)
+        return cluster.build(lambda: build(config, dtype))
 
 
 def vgg_features(config) -> tuple[dict[str, np.ndarray], str]:
@@ -96,8 +159,14 @@ def assign_weights(session, g, vgg_weights: dict, start_weights: dict, train) ->
     session.run(g.reset_average)
 
 
-def require_memory(least: int) -> None:
-    """Refuses a training step that cannot fit, before it takes the machine down."""
+def require_memory(train, generator) -> None:
+    """Refuses a training step that cannot fit, before it takes the machine down.
+
+    The least that it takes is what the generator keeps for its gradients: measured, a bfloat16 MSE step takes
+    this much, and a float32 one or an adversarial one twice.
+    """
+    bytes_per_px = 2 * generator.num_filters * (generator.num_blocks / 4 + 2.5)
+    least = train.batch_size * train.hr_patch_size**2 * bytes_per_px
     if not runtime.has_gpu() and least > memory_limit():
         raise UserError(
             f"a training step takes {least / 1e9:.0f} GB at least, and there are {memory_limit() / 1e9:.0f}: "

@@ -111,7 +111,7 @@ def test_folded_graph_equals_the_graph_as_trained(network):
 
 @pytest.mark.parametrize("size", [(37, 53), (64, 20), (5, 400), (45, 61), (100, 33)])
 def test_tiled_result_equals_the_whole_picture_bit_for_bit(upscaler, small_tiles, size, monkeypatch):
-    """Without AVX-512 oneDNN's order of summing depends on a tile's size now and then: to rounding there."""
+    """To rounding where oneDNN's order of summing depends on a tile's size: 9x9 filters, and without AVX-512."""
 
     monkeypatch.setattr(engine, "to_integers", lambda sr, dtype: np.copy(sr))
 
@@ -127,7 +127,8 @@ def test_tiled_result_equals_the_whole_picture_bit_for_bit(upscaler, small_tiles
     box = Box(0, 0, *size)
     assert len(list(tiles(box, upscaler._trunk_px, halo))) > 1
     assert len(list(tiles(box, upscaler._head_px, upscaler._head_halo))) > 1
-    atol = 0 if "avx512f" in runtime.cpu_flags() else 4e-6  # of 1: a 2,000th of a level
+    is_exact = "avx512f" in runtime.cpu_flags() and upscaler._arguments["first_kernel"] == 3
+    atol = 0 if is_exact else 4e-6  # of 1: a 2,000th of an 8-bit value
     np.testing.assert_allclose(floats(), whole, rtol=0, atol=atol)
 
 

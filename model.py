@@ -120,7 +120,7 @@ def SRGAN_d(
 ) -> tuple[Network, tf.Tensor]:
     """[N, p, p, 3] in [-1, 1] -> (network, logits [M, 1]); `network.outputs` is their sigmoid.
 
-    M is N, a logit per picture; with patch_gan N times the places that the convolutions leave, each
+    M is N, a logit per image; with patch_gan N times the places that the convolutions leave, each
     judged by what it sees (Isola et al. 2017, section 3.2.2).
 
     convs: (kernel, stride, filters) in order, batch norm from the second on; residual: filters of the

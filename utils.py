@@ -25,8 +25,8 @@ def crop_sub_imgs_fn(x: np.ndarray, is_random: bool = True) -> np.ndarray:
     spare_h, spare_w = x.shape[0] - HR_PX, x.shape[1] - HR_PX
     if min(spare_h, spare_w) < 0:
         raise UserError(
-            f"A picture of {x.shape[1]} x {x.shape[0]} px is too small for a crop; "
-            f"use pictures of {HR_PX} x {HR_PX} px or more."
+            f"An image of {x.shape[1]} x {x.shape[0]} px is too small for a crop; "
+            f"use images of {HR_PX} x {HR_PX} px or more."
         )
     if is_random:  # NumPy's global generator, so that np.random.seed repeats the crops
         top, left = np.random.randint(spare_h + 1), np.random.randint(spare_w + 1)

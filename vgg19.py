@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from common.errors import UserError
 from common.files import LFS_POINTER
-from tf1 import checkpoints, foreign
+from tf1 import checkpoints, third_party
 from tf1.layers import Conv2d, FanIn, MaxPool2d, Network
 
 log = logging.getLogger("srgan")
@@ -20,7 +20,7 @@ log = logging.getLogger("srgan")
 BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, as the published weights expect
 CONVS_PER_BLOCK = (2, 2, 4, 4, 4)
 FILTERS_PER_BLOCK = (64, 128, 256, 512, 512)
-MOST_WEIGHTS = 3 * 3 * 512 * 512  # of one convolution
+MAX_WEIGHTS = 3 * 3 * 512 * 512  # of one convolution
 
 # https://github.com/keras-team/keras/blob/v3.0.0/keras/applications/vgg19.py
 KERAS_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -121,7 +121,7 @@ def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
         arrays = READERS[path.suffix](path)
     except UserError:
         raise
-    except Exception as error:  # whatever a foreign file made its reader stumble on
+    except Exception as error:  # whatever a reader of another program.s file raises
         raise UserError(f"{path} cannot be read as VGG19 weights: {_sentence(error)}") from None
 
     weights = {}
@@ -179,7 +179,7 @@ def _read_h5(path: Path) -> dict[str, tuple]:
         for name, keras_name in _keras_names().items():
             if keras_name in root:
                 arrays_here = _datasets(root[keras_name])
-                by_rank = {item.ndim: item[()] for item in arrays_here if item.size <= MOST_WEIGHTS}
+                by_rank = {item.ndim: item[()] for item in arrays_here if item.size <= MAX_WEIGHTS}
                 if {1, 4} <= by_rank.keys():
                     arrays[name] = by_rank[4], by_rank[1]
     return arrays
@@ -197,7 +197,7 @@ def _datasets(group):
 def _read_npy(path: Path) -> dict[str, tuple]:
     """A pickled dict {conv1_1: [W, b]}, as TensorFlow-1 programs kept it, through a safe reader."""
     with open(path, "rb") as file:
-        arrays = foreign.read_pickled(file)
+        arrays = third_party.read_pickled(file)
     if isinstance(arrays, np.ndarray):
         arrays = arrays.item()
     if not isinstance(arrays, dict):

@@ -1,5 +1,5 @@
-"""The one exception for what a user can mend."""
+"""Mistakes that the user can fix."""
 
 
 class UserError(Exception):
-    """A user's mistake: one sentence that says what to do; the program ends with exit code 2."""
+    """One sentence that says what to do; the program prints it and exits with code 2."""

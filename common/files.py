@@ -1,4 +1,4 @@
-"""Files written whole or not at all, folders held by one process, and what is no file of its kind."""
+"""Atomic writes, and folders that one process holds."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-LFS_POINTER = b"version https://git-lfs"  # how the file begins that stands for one in Git LFS
+LFS_POINTER = b"version https://git-lfs"  # first bytes of a Git LFS pointer
 
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """Gives a path beside `path`, of its suffix, to write to; then syncs and renames that to `path`.
+    """Yields a temporary path to write to, with the same suffix; then syncs it and renames it to `path`.
 
-    Its name is short and fixed: the next write replaces what a killed one left behind. Raises UserError where
-    the disk refuses; what stood at `path` is kept then.
+    Its name is short and fixed, so that the next write replaces what a killed one left. Raises UserError
+    where the disk refuses, and keeps the old file.
     """
     path = Path(path)
     name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
@@ -57,7 +57,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Keeps a folder to this process: UserError if another holds it. The lock ends with the process."""
+    """Locks a folder for this process; UserError if another one holds it. The lock ends with the process."""
     if fcntl is None:
         yield
         return
@@ -74,7 +74,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def require_writable(folder: str | os.PathLike, option: str) -> None:
-    """Makes the folder if it is not there and tries it; raises UserError that names the option."""
+    """Makes the folder if necessary and tries to write there; the UserError names the option."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

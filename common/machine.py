@@ -1,4 +1,4 @@
-"""What the machine gives this process."""
+"""Memory and cores available to this process."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ CGROUP_OF_PROCESS = Path("/proc/self/cgroup")
 UNKNOWN_MACHINE_BYTES = 4 * 2**30
 
 
+def usable_cores() -> int:
+    """Cores that this process may use, by its affinity and its container's quota (Linux, version 2)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # 'max', or not there
+        quota, period = map(int, (CGROUP_ROOT / "cpu.max").read_text().split())
+        cores = min(cores, max(1, quota // period))
+    return cores
+
+
 def memory_limit() -> int:
-    """Bytes of memory this process may take: the machine's, or its container's where that is less."""
+    """Bytes of memory this process may use: the machine's, or its container's if that is less."""
     try:
         limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not a POSIX system
@@ -24,7 +33,7 @@ def memory_limit() -> int:
 
 
 def _limit_files():
-    """Where Linux says the limits of a process's control groups, version 2 and 1, from within and above."""
+    """Files with the memory limits of this process's control groups, versions 2 and 1."""
     groups = {"/"}
     with contextlib.suppress(OSError):
         groups |= {line.split(":", 2)[2] for line in CGROUP_OF_PROCESS.read_text().splitlines()}

@@ -1,7 +1,7 @@
-"""npz checkpoints: one named array per variable and a JSON `__meta__`; written whole or not at all.
+"""npz checkpoints: one named array per variable and a JSON `__meta__`, written atomically.
 
-Files may come from strangers: they are read without pickle, sizes are checked before anything is read, and
-whatever is wrong with one is a UserError.
+Files are untrusted input: they are read without pickle, sizes are checked before anything is read, and any
+fault of a file is a UserError.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from common.errors import UserError
 from common.files import atomic
-from tf1 import foreign
+from tf1 import third_party
 from tf1.distribution import copies
 
 log = logging.getLogger("srgan")
@@ -28,16 +28,13 @@ PRETRAINED_DIR = Path(__file__).parents[1] / "checkpoint" / "pretrained"  # come
 SHIPPED = ("srgan", "srresnet", "photo")
 DEFAULT_DIR = Path("checkpoint")  # of a run for which no folder is named
 META_KEY = "__meta__"
-MOST_META_BYTES = 2**24
-MOST_INFLATION = 20  # of bytes in the file to bytes in memory, from so many on: trained weights have 1.1
-INFLATION_FREE_BYTES = 2**26
+MAX_META_BYTES = 2**24
+MAX_EXPANSION = 20  # reject larger files that expand more than this; trained weights: 1.1
+EXPANSION_FREE_BYTES = 2**26
 
 
 def locate(name: str | Path, network: str = "SRGAN_g") -> Path:
-    """The file of weights named by its path, or by one of `SHIPPED`: those that come with the program.
-
-    Shipped ones are given from the current folder if that is above them.
-    """
+    """The path of weights given by path or by a name of `SHIPPED`; relative if that is shorter."""
     if str(name) not in SHIPPED:
         return Path(name)
     path, here = PRETRAINED_DIR / f"{'g' if network == 'SRGAN_g' else 'd'}_{name}.npz", Path.cwd()
@@ -45,7 +42,7 @@ def locate(name: str | Path, network: str = "SRGAN_g") -> Path:
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
-    """Writes arrays and meta, whole or not at all."""
+    """Writes arrays and meta atomically."""
     text = json.dumps({"format_version": FORMAT_VERSION, **meta})
     with atomic(path) as part, open(part, "wb") as file:
         np.savez(file, **{META_KEY: np.array(text)}, **arrays)
@@ -62,19 +59,19 @@ def read_meta(path: str | Path) -> dict:
 
 
 def read_network(path: str | Path, network: str, layout) -> tuple[dict[str, np.ndarray], dict]:
-    """Weights of one network, all finite, and the meta, which has its `arguments`, `recipe` and `step`.
+    """Weights of one network, all finite, and the meta with its `arguments`, `recipe` and `step`.
 
-    Of this program's files, of its Saver checkpoints, by their prefix, and of TensorLayer 1.x's;
-    `layout(network)` gives the arguments and {variable: shape} of that one's network. path: as in `locate`.
+    Reads this program's npz, Saver checkpoints by their prefix, and TensorLayer 1.x's lists.
+    `layout(network)` gives the arguments and {variable: shape} of the note's network. path: as in `locate`.
     """
     path = locate(path, network)
-    if foreign.is_saver(path):
-        arrays, meta = foreign.read_saver(path, network), _meta_of_saver(path, network)
+    if third_party.is_saver(path):
+        arrays, meta = third_party.read_saver(path, network), _meta_of_others(network, layout(network)[0])
         log.info("%s is a Saver checkpoint: taking %d arrays of %s", path, len(arrays), network)
     elif _is_list(path):
         arguments, shapes = layout(network)
-        arrays = _read(path, lambda file: foreign.named_list(path, file, shapes))
-        meta = {"network": network, "arguments": arguments, "recipe": "tensorlayer", "step": 0}
+        arrays = _read(path, lambda file: third_party.named_list(path, file, shapes))
+        meta = _meta_of_others(network, arguments)
         log.info("%s is a list of TensorLayer 1.x: taking its %d arrays for %s", path, len(arrays), network)
     else:
         arrays, meta = read_npz(path)
@@ -93,25 +90,21 @@ def read_network(path: str | Path, network: str, layout) -> tuple[dict[str, np.n
     return arrays, meta
 
 
+def _meta_of_others(network: str, arguments: dict) -> dict:
+    """Other programs' files say nothing about themselves: they hold the note's network."""
+    return {"network": network, "arguments": arguments, "recipe": "tensorlayer", "step": 0}
+
+
 def _is_list(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
-            return file.namelist() == [foreign.LIST_MEMBER]
+            return file.namelist() == [third_party.LIST_MEMBER]
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         return False  # it is refused when it is read
 
 
-def _meta_of_saver(path: str | Path, network: str) -> dict:
-    try:
-        meta = json.loads(Path(f"{path}.json").read_text())
-        arguments = meta["config"]["MODEL"]["generator" if network == "SRGAN_g" else "discriminator"]
-        return {**meta, "network": network, "arguments": dict(arguments)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}.json, which describes the checkpoint, cannot be read: {error}") from None
-
-
 def require_same_arguments(path: str | Path, arguments: dict, expected: dict) -> None:
-    """UserError that names each argument of a network in a file which is not as expected."""
+    """UserError that names each argument of a network that is not as expected."""
     expected = json.loads(json.dumps(expected))  # tuples are lists in the file
     listed = [
         f"{key} is {value} there and {expected[key]} here"
@@ -123,7 +116,7 @@ def require_same_arguments(path: str | Path, arguments: dict, expected: dict) ->
 
 
 def _read(path: str | Path, contents):
-    """contents(zip file), whatever is wrong with the file being a UserError."""
+    """contents(zip file); any fault of the file is a UserError."""
     try:
         with zipfile.ZipFile(path) as file:
             require_plain(file, path)
@@ -148,12 +141,12 @@ def _contents(file: zipfile.ZipFile, path: str | Path, with_arrays: bool) -> tup
 
 
 def require_plain(file: zipfile.ZipFile, path: str | Path) -> None:
-    """Refuses a file that would take much more memory than it takes on the disk."""
+    """Rejects a file that would take far more memory than disk."""
     members = file.infolist()
     if len({member.filename for member in members}) < len(members):
         raise ValueError("two arrays have one name")
     size = sum(member.file_size for member in members)
-    if size > INFLATION_FREE_BYTES and size > MOST_INFLATION * Path(path).stat().st_size:
+    if size > EXPANSION_FREE_BYTES and size > MAX_EXPANSION * Path(path).stat().st_size:
         raise ValueError(f"it is small, but claims to hold {size / 2**20:.0f} MB")
 
 
@@ -167,9 +160,9 @@ def _meta(file: zipfile.ZipFile, path: str | Path) -> dict:
 
 
 def read_array(file: zipfile.ZipFile, name: str, kinds: str = "biuf") -> np.ndarray:
-    """One array, whose header must agree with the size of its member of the zip file."""
+    """One array; its header must agree with the size of its zip member."""
     size = file.getinfo(name).file_size
-    if kinds == "U" and size > MOST_META_BYTES:
+    if kinds == "U" and size > MAX_META_BYTES:
         raise ValueError(f"{name} has {size} bytes")
     with file.open(name) as member:
         read_header = {
@@ -219,7 +212,7 @@ def load(session: tf.compat.v1.Session, values: dict) -> None:
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
-    """The same for the same values, in whatever kind of file they were."""
+    """A short hash of the values, independent of the file format."""
     hashed = hashlib.sha256()
     for name in sorted(arrays):
         hashed.update(arrays[name].tobytes())
@@ -227,5 +220,5 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
 
 
 def is_finite(arrays: dict[str, np.ndarray]) -> bool:
-    """Whether weights may replace a good checkpoint."""
+    """Whether all values are finite."""
     return all(np.isfinite(array).all() for array in arrays.values())

@@ -1,4 +1,4 @@
-"""HR patches for training: folders or sample photographs -> uint8 batches in a resumable order."""
+"""Training data: a folder or the sample photographs -> uint8 (LR, HR) batches in a resumable order."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import UserError
+from common.machine import memory_limit, usable_cores
 from images import bicubic, files, photos
 from images.listing import list_pictures
 from training import degradation as degrading
 
-# One crop for each square of so many patch sides of a picture: few enough to differ, and enough to make
-# decoding cheap beside a training step
+# An epoch takes one crop for each square of so many patch sides of an image: few enough to differ, and enough
+# to make decoding cheap compared with training
 _CROP_SIDES = 2.5
 _POOL_BYTES = 64 * 2**20  # crops cut ahead of their turn
-CACHE_BYTES = 2**30  # decoded pictures that are kept
+CACHE_BYTES = min(2**30, memory_limit() // 8)  # decoded images that are kept
 _STEPS_AHEAD = 4
-_CHECKED_BYTES = 2**16  # of each file, which tell a changed one
-
-_CORES = os.cpu_count() or 1
+_CHECKED_BYTES = 2**16  # of each file, to notice changed images
 
 Entry = tuple[int, int, int, int]  # size in bytes, checksum of the beginning, height, width
 Listing = dict[str, Entry]  # by the path below the folder, with slashes
@@ -38,16 +37,16 @@ log = logging.getLogger("srgan")
 class _Plan(NamedTuple):
     """One epoch's crops in training order; each field is an array [steps * batch_size]."""
 
-    pictures: np.ndarray
+    images: np.ndarray
     tops: np.ndarray
     lefts: np.ndarray
     symmetries: np.ndarray  # 0-7: quarter turns, plus 4 when mirrored afterwards
-    exposures: np.ndarray  # levels to add
+    exposures: np.ndarray  # 8-bit values to add
     visits: np.ndarray  # crops with the same number are cut from one decoding
 
 
 class Dataset:
-    """Random patches of a folder's pictures, LR and HR, the same ones for the same (seed, epoch)."""
+    """Random LR and HR patches of a folder's images, a function of (seed, epoch, position)."""
 
     def __init__(
         self,
@@ -67,10 +66,10 @@ class Dataset:
     ) -> None:
         """Reads the header of every image; `setting` names the path in errors.
 
-        Those that are none are reported and left out; UserError if their fraction is above
-        `max_bad_images`, or if none is left. crops_per_image: patches of a picture in an epoch; None: by
-        its area. skip: folders below that are no training data.
-        degradation: 'bicubic' makes LR as MATLAB does, 'photo' as training/degradation.py does.
+        Unreadable images are logged and left out; UserError if their fraction is above `max_bad_images`, or
+        if no image is left. crops_per_image: patches of an image in an epoch; None: by its area. skip:
+        folders below that are no training data. degradation: 'bicubic' makes LR as MATLAB does, 'photo' as
+        training/degradation.py does.
         """
         assert degradation in ("bicubic", "photo"), degradation
         assert min(patch_size, batch_size, seed + 1) > 0, (patch_size, batch_size, seed)
@@ -99,8 +98,8 @@ class Dataset:
         self._paths = [path for path, _ in readable]
         if not self._paths:
             raise UserError(
-                f"{setting}: every picture in {str(hr_img_path)!r} is smaller than the patch of "
-                f"{patch_size} x {patch_size} px; use larger pictures or smaller patches."
+                f"{setting}: every image in {str(hr_img_path)!r} is smaller than the patch of "
+                f"{patch_size} x {patch_size} px; use larger images or smaller patches."
             )
         self._sizes = np.array([size for _, size in readable])  # [n, (h, w)]
         if crops_per_image is None:
@@ -111,7 +110,7 @@ class Dataset:
 
     @property
     def num_images(self) -> int:
-        """Pictures that are large enough for a patch."""
+        """Images large enough for a patch."""
         return len(self._paths)
 
     @property
@@ -149,7 +148,7 @@ class Dataset:
         unbegun = iter(list(positions))  # the first needed first
         upcoming = next(unbegun, None)
         # half the cores: the other half prepares and runs the training step
-        pool = ThreadPoolExecutor(min(8, max(1, _CORES // 2)), thread_name_prefix="srgan-input")
+        pool = ThreadPoolExecutor(min(8, max(1, usable_cores() // 2)), thread_name_prefix="srgan-input")
         try:
             for step in range(first_step, self.steps_per_epoch):
                 ahead = (step + 1 + _STEPS_AHEAD) * size
@@ -173,10 +172,10 @@ class Dataset:
         return range(first, first + share)
 
     def fixed_patches(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(LR, HR) of the centres of the first pictures by name, shapes as in `batches`."""
+        """(LR, HR) of the centres of the first images by name, shapes as in `batches`."""
         pairs = []
         for i in range(count):
-            image = self._picture(i % self.num_images)
+            image = self._decoded(i % self.num_images)
             top, left = (np.array(image.shape[:2]) - self.patch_size) // 2
             pairs.append(self._pair(image, top, left, rng=np.random.default_rng([self._seed, i])))
         lr, hr = map(np.stack, zip(*pairs))
@@ -186,30 +185,30 @@ class Dataset:
         """The crops of an epoch, a function of (seed, epoch) alone."""
         rng = np.random.default_rng([self._seed, epoch])
         order = rng.permutation(self.num_images)
-        pictures = np.repeat(order, self._crops[order])
+        images = np.repeat(order, self._crops[order])
         visits = np.repeat(np.arange(self.num_images), self._crops[order])
-        tops, lefts = rng.integers(self._sizes[pictures].T - self.patch_size + 1)
-        symmetries = rng.integers(8 if self._augment else 1, size=len(pictures))
-        # A picture's crops are cut together and wait for their turn, spread so that a batch has
+        tops, lefts = rng.integers(self._sizes[images].T - self.patch_size + 1)
+        symmetries = rng.integers(8 if self._augment else 1, size=len(images))
+        # An image's crops are cut together and wait for their turn, spread so that a batch has
         # about one of them; as many may wait as the longest spread, which the pool limits.
         pool = _POOL_BYTES // (3 * self.patch_size**2)
-        spread = np.minimum((self._crops[pictures] - 1) * self.batch_size, pool)
-        turns = np.argsort(np.arange(len(pictures)) + spread * rng.random(len(pictures)))
+        spread = np.minimum((self._crops[images] - 1) * self.batch_size, pool)
+        turns = np.argsort(np.arange(len(images)) + spread * rng.random(len(images)))
         # so many levels that much of a patch is wholly black, or now and then wholly white
-        levels = rng.integers(64, 192, size=len(pictures)) * rng.choice([-1, -1, -1, 1], size=len(pictures))
-        exposures = np.where(rng.random(len(pictures)) < self._exposures, levels, 0)
+        levels = rng.integers(64, 192, size=len(images)) * rng.choice([-1, -1, -1, 1], size=len(images))
+        exposures = np.where(rng.random(len(images)) < self._exposures, levels, 0)
         # The last batch's filling is decoded once more, at the end, instead of kept all along.
         turns = np.resize(turns, self.steps_per_epoch * self.batch_size)
         visits = visits[turns]
-        visits[len(pictures) :] += self.num_images
-        return _Plan(*(field[turns] for field in (pictures, tops, lefts, symmetries, exposures)), visits)
+        visits[len(images) :] += self.num_images
+        return _Plan(*(field[turns] for field in (images, tops, lefts, symmetries, exposures)), visits)
 
     def _cut_crops(self, epoch: int, plan: _Plan, positions: list[int]) -> dict:
         """{position: (LR, HR)} of one visit."""
-        image, px = self._picture(plan.pictures[positions[0]]), self.patch_size
+        image, px = self._decoded(plan.images[positions[0]]), self.patch_size
         pairs = {}
         for i in positions:
-            # the remainders are the places themselves, unless another picture stands in
+            # the remainder changes nothing, unless another image stands in
             top, left = plan.tops[i] % (image.shape[0] - px + 1), plan.lefts[i] % (image.shape[1] - px + 1)
             rng = np.random.default_rng([self._seed, epoch, i])
             pairs[i] = self._pair(image, top, left, plan.symmetries[i], plan.exposures[i], rng)
@@ -236,9 +235,9 @@ class Dataset:
         lr_margin = margin // scale
         return lr[lr_margin:-lr_margin, lr_margin:-lr_margin], region[margin:-margin, margin:-margin]
 
-    def _picture(self, picture: int) -> np.ndarray:
-        """A decoded picture, or the next one of the list where it cannot be read any more."""
-        for index in (*range(picture, self.num_images), *range(picture)):
+    def _decoded(self, first: int) -> np.ndarray:
+        """An image by its index, or the next one that can still be read."""
+        for index in (*range(first, self.num_images), *range(first)):
             path = self._paths[index]
             if path in self._lost:
                 continue
@@ -249,18 +248,18 @@ class Dataset:
                 return image
             except UserError as error:
                 self._lose(path, error)
-        raise AssertionError("half of the pictures can be read")
+        raise AssertionError("half of the images can be read")
 
     def _lose(self, path: Path, error: UserError) -> None:
         with self._warned:
             if path not in self._lost:
                 self._lost.add(path)
-                log.warning("WARNING: %s; the next picture stands in", error)
+                log.warning("WARNING: %s; the next image stands in", error)
         if 2 * len(self._lost) > self.num_images:
-            raise UserError(f"more than half of the pictures cannot be read any more; the last one: {error}")
+            raise UserError(f"more than half of the images cannot be read any more; the last one: {error}")
 
     def _read(self, path: Path) -> np.ndarray:
-        """The first pictures that fit the budget stay in memory, none makes room for another: each is used
+        """The first images that fit the budget stay in memory, none makes room for another: each is used
         once an epoch, so the least recently used one is the next to be needed."""
         if path in self._cache:
             return self._cache[path]
@@ -271,7 +270,7 @@ class Dataset:
         return image
 
     def _look_at(self, paths, setting: str, max_bad: float) -> list[Entry | None]:
-        """What is to be known of each picture; None for those that cannot be read."""
+        """The entry of each image; None for those that cannot be read."""
 
         def look(path: Path) -> Entry | UserError:
             try:
@@ -284,13 +283,13 @@ class Dataset:
             except UserError as error:
                 return error
 
-        with ThreadPoolExecutor(_CORES) as pool:
+        with ThreadPoolExecutor(usable_cores()) as pool:
             looked = list(pool.map(look, paths))
         bad = [entry for entry in looked if isinstance(entry, UserError)]
         if len(bad) > max_bad * len(paths):
             listed = "; ".join(map(str, bad[:5])) + (f"; and {len(bad) - 5} more" if len(bad) > 5 else "")
             raise UserError(
-                f"{setting}: {len(bad)} of {len(paths)} pictures are of no use, more than "
+                f"{setting}: {len(bad)} of {len(paths)} images cannot be read, more than "
                 f"TRAIN.max_bad_images = {max_bad:g} allows ({listed})"
             )
         for error in bad:
@@ -302,6 +301,6 @@ class Dataset:
             names = ", ".join(str(path) for path in paths[:5])
             more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
             log.warning(
-                "%s: left out %d pictures smaller than the patch of %d px: %s%s",
+                "%s: left out %d images smaller than the patch of %d px: %s%s",
                 *(setting, len(paths), self.patch_size, names, more),
             )

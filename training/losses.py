@@ -10,33 +10,35 @@ CHECKERBOARD_WEIGHT = 40.0  # a visible one, of a single 8-bit value, is small c
 
 
 def means_loss(sr: tf.Tensor, hr: tf.Tensor, scale: int) -> tf.Tensor:
-    """Mean squares of local means of the errors of [N, h, w, 3] images in [-1, 1]; detail is free.
+    """Mean squared local means of the errors of [N, h, w, 3] images in [-1, 1]; detail costs nothing.
 
-    Of scale x scale cells, which LR shows: this holds colours. And of each place in a cell, less the cell's
-    mean, over 4 x 4 cells in which HR is plain: this holds a checkerboard in step with the upsampling,
-    which is seen there. A variance of `FLAT_VARIANCE` within HR's cells is half plain.
+    First the means of scale x scale cells, which LR shows: they keep colours. Then, for each position within
+    a cell, the mean over 4 x 4 cells where HR is flat, without the cells' means: it prevents a checkerboard
+    in step with the upsampling, which is visible there. HR with a variance of `FLAT_VARIANCE` counts half.
     """
 
     def split(x):
-        """The means of cells, [N, h / scale, w / scale, 3], and the rest as [..., scale ** 2 places x 3]."""
+        """The means of cells, [N, h / scale, w / scale, 3], and the rest, [..., 3 * scale ** 2]."""
         means = tf.nn.avg_pool2d(x, scale, scale, "VALID")
         return means, tf.nn.space_to_depth(x, scale) - tf.tile(means, [1, 1, 1, scale**2])
 
-    cell_errors, place_errors = split(sr - hr)
-    place_errors = tf.nn.avg_pool2d(place_errors, 4, 4, "SAME")
+    cell_errors, position_errors = split(sr - hr)
+    position_errors = tf.nn.avg_pool2d(position_errors, 4, 4, "SAME")
     _, detail = split(hr)
     variance = tf.reduce_mean(tf.nn.avg_pool2d(detail**2, 4, 4, "SAME"), -1, keepdims=True)
-    plain = FLAT_VARIANCE / (FLAT_VARIANCE + variance)
-    return tf.reduce_mean(cell_errors**2) + CHECKERBOARD_WEIGHT * tf.reduce_mean(plain * place_errors**2)
+    flatness = FLAT_VARIANCE / (FLAT_VARIANCE + variance)
+    return tf.reduce_mean(cell_errors**2) + CHECKERBOARD_WEIGHT * tf.reduce_mean(
+        flatness * position_errors**2
+    )
 
 
 def excess_loss(sr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
-    """How much [N, h, w, 3] images in [-1, 1] vary where HR varies far less: dots, outlines along edges.
+    """Variance of [N, h, w, 3] images in [-1, 1] beyond HR's: dots, and outlines along edges.
 
-    The mean over all pixels of log((variance of SR + F) / (R * variance of HR + F)), zero where that is
-    negative, F and R being the constants above: texture is free up to twice HR's deviation, wherever its
-    bright and dark pixels are. A logarithm, so that faint ripples count beside strong ones. Variances are
-    those of 5 x 5 px around each pixel, the mean of the channels'. Not from a paper.
+    The mean over all pixels of max(0, log((variance of SR + F) / (R * variance of HR + F))), F and R being
+    the constants above: texture costs nothing up to twice HR's standard deviation. The logarithm makes faint
+    ripples count as well as strong ones. Variances are over 5 x 5 px, averaged over channels. Not from a
+    paper.
     """
 
     def variance(x):

@@ -1,4 +1,4 @@
-"""Evaluation: the validation picture, benchmark sets, own pictures."""
+"""Evaluation: the validation image, benchmark sets, own images."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def evaluate(args, config) -> int:
 
 
 def evaluate_validation(upscale, hr: np.ndarray, lr: np.ndarray, folder: Path, network: str) -> None:
-    """Upscales the validation picture; writes valid_{gen,lr,hr,bicubic,compare}.png and prints scores.
+    """Upscales the validation image; writes valid_{gen,lr,hr,bicubic,compare}.png and prints scores.
 
     network: what the generator is called.
     """
@@ -102,15 +102,15 @@ def evaluate_validation(upscale, hr: np.ndarray, lr: np.ndarray, folder: Path, n
     scale = hr.shape[0] // lr.shape[0]
     sr, cubic = upscale(lr), bicubic.upsample(lr, scale)
     captions = []
-    for name, picture in (("bicubic", cubic), (network, sr)):
-        psnr, ssim = metrics.psnr_y(picture, hr, scale), metrics.ssim_y(picture, hr, scale)
+    for name, image in (("bicubic", cubic), (network, sr)):
+        psnr, ssim = metrics.psnr_y(image, hr, scale), metrics.ssim_y(image, hr, scale)
         log.info("  %-8s %6.2f dB  SSIM %.4f", name, psnr, ssim)
         captions.append(f"{name} {psnr:.2f} dB / {ssim:.4f}")
     log.info("%s", PROTOCOL.format(scale))
     sheet = side_by_side([enlarge(lr, scale), cubic, sr, hr], ["LR", *captions, "HR"])
     files = {"gen": sr, "lr": lr, "hr": hr, "bicubic": cubic, "compare": sheet}
-    for name, picture in files.items():
-        write_rgb(folder / f"valid_{name}.png", picture)
+    for name, image in files.items():
+        write_rgb(folder / f"valid_{name}.png", image)
     log.info("Wrote %s/valid_{%s}.png", folder, ",".join(files))
 
 
@@ -132,14 +132,14 @@ def benchmark(upscale, scale: int, inputs: list[Path], output: Path) -> int:
             except UserError as error:
                 failures.append(str(error))
                 continue
-            of_set.append({"set": set_name, "picture": name, **row})
+            of_set.append({"set": set_name, "image": name, **row})
             log.info("%s", _row(of_set[-1]))
             write_rgb(output / set_name / f"{name}_x{scale}.png", sr)
             _write_tables(output, scale, rows + of_set, means)
         if not of_set:
             continue
         mean = {key: float(np.mean([row[key] for row in of_set])) for key in list(of_set[0])[2:]}
-        means.append({"set": set_name, "picture": f"mean of {len(of_set)}", **mean})
+        means.append({"set": set_name, "image": f"mean of {len(of_set)}", **mean})
         rows += of_set
         _write_tables(output, scale, rows, means)
     if not rows:
@@ -171,7 +171,7 @@ def _score(upscale, scale: int, hr: np.ndarray, lr: np.ndarray) -> tuple[dict[st
 
 
 def _write_tables(output: Path, scale: int, rows: list[dict], means: list[dict]) -> None:
-    """CSV and JSON; the PSNR of equal pictures is 'inf' in the one, null in the other."""
+    """CSV and JSON; the PSNR of equal images is 'inf' in the one, null in the other."""
     with atomic(output / "benchmark.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
@@ -180,7 +180,7 @@ def _write_tables(output: Path, scale: int, rows: list[dict], means: list[dict])
         [{key: None if value == math.inf else value for key, value in row.items()} for row in table]
         for table in (rows, means)
     ]
-    report = {"protocol": PROTOCOL.format(scale), "pictures": finite[0], "means": finite[1]}
+    report = {"protocol": PROTOCOL.format(scale), "images": finite[0], "means": finite[1]}
     with atomic(output / "benchmark.json") as path:
         path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -259,7 +259,7 @@ def read_pair(scale: int, hr_path: Path, lr_path: Path | None) -> tuple[np.ndarr
 
 HEADINGS = {
     "set": "set",
-    "picture": "picture",
+    "image": "image",
     "bicubic_psnr_db": "bicubic dB",
     "bicubic_ssim": "SSIM",
     "psnr_db": "network dB",
@@ -271,7 +271,7 @@ DIGITS = {"psnr_db": 2, "bicubic_psnr_db": 2, "seconds_per_megapixel": 2}
 
 def _row(values: dict) -> str:
     """One line of the table."""
-    cells = [f"{values['set']:8}", f"{values['picture']:16}"]
+    cells = [f"{values['set']:8}", f"{values['image']:16}"]
     for key in list(HEADINGS)[2:]:
         value = values[key]
         cells.append(f"{value:>10}" if isinstance(value, str) else f"{value:10.{DIGITS.get(key, 4)}f}")

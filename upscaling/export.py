@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.files import atomic, require_writable
 from images import metrics, photos
 from model import SRGAN_g, layout
-from tf1 import checkpoints, foreign
+from tf1 import checkpoints, third_party
 from upscaling.engines import CPU_ONLY, run
 from upscaling.freeze import freeze
 from upscaling.upscaler import Upscaler, fold_batch_norm
@@ -170,7 +170,7 @@ def _write_tflite(path: Path, arrays: dict, arguments: dict) -> None:
 def _write_tensorlayer(path: Path, arrays: dict, arguments: dict) -> None:
     expected, shapes = layout("SRGAN_g")
     checkpoints.require_same_arguments("the weights", arguments, expected)
-    foreign.write_list(path, [arrays[name] for name in shapes])
+    third_party.write_list(path, [arrays[name] for name in shapes])
     read, _ = checkpoints.read_network(path, "SRGAN_g", layout)
     assert all(np.array_equal(read[name], arrays[name]) for name in shapes)
 

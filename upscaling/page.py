@@ -176,7 +176,7 @@ def blocks(gradio, page: Page, folder: Path):
         gradio.Markdown("# SRGAN x4\nDrop an image, or take an example; both stay on this machine.")
         with gradio.Row():
             with gradio.Column(scale=1, min_width=300):
-                source = gradio.File(label="Image", file_count="single", type="filepath", elem_id="picture")
+                source = gradio.File(label="Image", file_count="single", type="filepath", elem_id="image")
                 gradio.Examples(_examples(folder), source, label="Examples")
                 name = gradio.Dropdown(
                     [AUTOMATIC, *page.weights], value=page.default, label="Weights", elem_id="weights"

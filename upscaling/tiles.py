@@ -1,4 +1,4 @@
-"""Rectangles of pixels, and how a picture is cut into them."""
+"""Rectangles of pixels, and how an image is cut into them."""
 
 from __future__ import annotations
 

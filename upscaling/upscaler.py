@@ -1,7 +1,7 @@
 """Upscaling: trained weights as an inference graph, and the tile engine that bounds its memory.
 
 The network is run in two stages, both in tiles that overlap by what their convolutions see, so that
-the result equals that of the whole picture bit for bit: the trunk, deep but at LR resolution, in
+the result equals that of the whole image bit for bit: the trunk, deep but at LR resolution, in
 large tiles; then the upsampling stages, shallow but at up to HR resolution, in small ones.
 """
 
@@ -140,7 +140,7 @@ class Upscaler:
     ) -> np.ndarray:
         """uint8 or uint16 RGB [h, w, 3] -> same type [scale * h, scale * w, 3].
 
-        16-bit pictures are computed in float32, as bfloat16 keeps about 8 of their bits.
+        16-bit images are computed in float32, as bfloat16 keeps about 8 of their bits.
         self_ensemble: the mean over eight flips and quarter turns (Timofte et al. 2016, section 3.6).
         `progress` is told the share that is done, in (0, 1], after each tile.
         """
@@ -157,7 +157,7 @@ class Upscaler:
                 log.warning("Out of memory: going on with tiles of half the size")
 
     def _upscale(self, stages: _Stages, image: np.ndarray, views: list, progress: Callable) -> np.ndarray:
-        """The mean of what the network makes of each view, (quarter turns, flip) of the picture."""
+        """The mean of what the network makes of each view, (quarter turns, flip) of the image."""
         whole = Box(0, 0, *image.shape[:2])
         half_range, scale = np.float32(np.iinfo(image.dtype).max / 2), self.scale
         result = None

@@ -89,6 +89,14 @@ def test_a_containers_limit_counts_as_the_machines(tmp_path, monkeypatch):
     assert machine.memory_limit() == 50 * MB
 
 
+def test_a_containers_quota_of_cores_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CGROUP_ROOT", tmp_path)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)))
+    for text, cores in (("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1)):
+        (tmp_path / "cpu.max").write_text(f"{text}\n")
+        assert machine.usable_cores() == cores
+
+
 def test_a_machine_that_does_not_tell_its_memory_is_taken_for_a_small_one(monkeypatch):
     def unknown(_):
         raise ValueError("unrecognized configuration name")

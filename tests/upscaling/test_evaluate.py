@@ -80,18 +80,18 @@ def test_benchmark_writes_the_table_it_prints(folder, caplog):
     report = json.loads((folder / "out/benchmark.json").read_text())
     with open(folder / "out/benchmark.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["picture"] for row in rows] == ["a", "b", "c", "mean of 2", "mean of 1"]
+    assert [row["image"] for row in rows] == ["a", "b", "c", "mean of 2", "mean of 1"]
     assert evaluate.PROTOCOL.format(4) in printed
     assert report["protocol"] == evaluate.PROTOCOL.format(4)
     for row, (name, expected) in zip(
-        report["pictures"], (("plain/a", photo[:40, :48]), ("plain/b", photo[:32, :40]))
+        report["images"], (("plain/a", photo[:40, :48]), ("plain/b", photo[:32, :40]))
     ):
         sr = read_rgb(folder / f"out/{name}_x4.png")
         assert row["psnr_db"] == pytest.approx(metrics.psnr_y(sr, expected, 4))
         cubic = bicubic.upsample(bicubic.downsample(expected, 4), 4)
         assert row["bicubic_psnr_db"] == pytest.approx(metrics.psnr_y(cubic, expected, 4))
     mean = report["means"][0]
-    assert mean["ssim"] == pytest.approx(np.mean([row["ssim"] for row in report["pictures"][:2]]))
+    assert mean["ssim"] == pytest.approx(np.mean([row["ssim"] for row in report["images"][:2]]))
     assert re.search(rf"plain +mean of 2 +{mean['bicubic_psnr_db']:.2f} ", printed)
 
 
@@ -173,8 +173,8 @@ def test_a_folder_of_sets_is_its_sets(tmp_path):
     make_set(tmp_path / "sets/A")
     make_set(tmp_path / "sets/B", seed=5)
     evaluate.benchmark(nearest, 4, [tmp_path / "sets"], tmp_path / "out")
-    rows = table(tmp_path / "out")["pictures"]
-    assert [(row["set"], row["picture"]) for row in rows] == [("A", "0"), ("A", "1"), ("B", "0"), ("B", "1")]
+    rows = table(tmp_path / "out")["images"]
+    assert [(row["set"], row["image"]) for row in rows] == [("A", "0"), ("A", "1"), ("B", "0"), ("B", "1")]
     hr = noise(24, 28, 5)
     expected = metrics.psnr_y(nearest(bicubic.downsample(hr, 4)), hr, 4)
     assert rows[2]["psnr_db"] == pytest.approx(expected)
@@ -197,14 +197,14 @@ def test_results_beside_the_set_are_not_scored_in_the_next_run(tmp_path):
     output = tmp_path / "set/out"
     for _ in range(2):
         evaluate.benchmark(nearest, 4, [tmp_path / "set"], output)
-        assert [row["picture"] for row in table(output)["pictures"]] == ["a"]
+        assert [row["image"] for row in table(output)["images"]] == ["a"]
 
 
 def test_pictures_of_one_stem_have_results_of_their_own(tmp_path):
     for name in ("a.png", "a.bmp", "below/a.png"):
         write_rgb(tmp_path / "set" / name, noise(24, 28))
     evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
-    assert len({row["picture"] for row in table(tmp_path / "out")["pictures"]}) == 3
+    assert len({row["image"] for row in table(tmp_path / "out")["images"]}) == 3
     results = [path for path in (tmp_path / "out/set").rglob("*") if path.is_file()]
     assert len(results) == 3
 
@@ -222,14 +222,14 @@ def test_a_broken_image_does_not_stop_the_others(tmp_path, caplog):
     make_set(tmp_path / "set")
     (tmp_path / "set/HR/0.png").write_bytes(b"broken")
     assert evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out") == 1
-    assert [row["picture"] for row in table(tmp_path / "out")["pictures"]] == ["1"]
+    assert [row["image"] for row in table(tmp_path / "out")["images"]] == ["1"]
     assert "left out: cannot read" in caplog.text and "0.png" in caplog.text
 
 
 def test_one_image_is_a_set(tmp_path):
     write_rgb(tmp_path / "a.png", noise(24, 28))
     assert evaluate.benchmark(nearest, 4, [tmp_path / "a.png"], tmp_path / "out") == 0
-    assert [row["picture"] for row in table(tmp_path / "out")["pictures"]] == ["a"]
+    assert [row["image"] for row in table(tmp_path / "out")["images"]] == ["a"]
     with pytest.raises(UserError, match="there is no file or folder"):
         evaluate.benchmark(nearest, 4, [tmp_path / "b.png"], tmp_path / "out")
 
@@ -243,7 +243,7 @@ def test_lr_may_be_called_as_in_div2k_and_have_sides_rounded_up(tmp_path):
     assert evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out") == 0
     sr = nearest(lr)[:26, :29]
     np.testing.assert_array_equal(read_rgb(tmp_path / "out/set/0801_x4.png"), sr)
-    assert table(tmp_path / "out")["pictures"][0]["psnr_db"] == pytest.approx(metrics.psnr_y(sr, hr, 4))
+    assert table(tmp_path / "out")["images"][0]["psnr_db"] == pytest.approx(metrics.psnr_y(sr, hr, 4))
 
 
 def test_sets_of_one_name_are_refused_and_a_parent_has_its_own_name(tmp_path, monkeypatch):
@@ -261,7 +261,7 @@ def test_small_pictures_are_left_out_and_lose_no_table(tmp_path, caplog):
     write_rgb(tmp_path / "set/b.png", noise(18, 28))
     write_rgb(tmp_path / "set/c.png", noise(3, 3))
     evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
-    assert [row["picture"] for row in table(tmp_path / "out")["pictures"]] == ["a"]
+    assert [row["image"] for row in table(tmp_path / "out")["images"]] == ["a"]
     assert all(f"{name}.png has sides below 19 px" in caplog.text for name in "bc")
     (tmp_path / "set/a.png").unlink()
     with pytest.raises(UserError, match=r"no image could be scored .*sides below 19 px"):
@@ -276,7 +276,7 @@ def test_a_flat_picture_leaves_json_that_others_can_read(tmp_path):
         raise AssertionError(constant)
 
     text = (tmp_path / "out/benchmark.json").read_text()
-    assert json.loads(text, parse_constant=refuse)["pictures"][0]["psnr_db"] is None
+    assert json.loads(text, parse_constant=refuse)["images"][0]["psnr_db"] is None
     with open(tmp_path / "out/benchmark.csv") as file:
         assert next(csv.DictReader(file))["psnr_db"] == "inf"
 
@@ -287,7 +287,7 @@ def test_a_name_that_is_no_utf8_loses_nothing(tmp_path):
     write_rgb(tmp_path / "a.png", noise(24, 28))
     (tmp_path / "a.png").rename(tmp_path / "set" / os.fsdecode(name))
     evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
-    assert table(tmp_path / "out")["pictures"][0]["picture"] == "caf\N{REPLACEMENT CHARACTER}"
+    assert table(tmp_path / "out")["images"][0]["image"] == "caf\N{REPLACEMENT CHARACTER}"
 
 
 def test_rows_are_there_when_a_run_is_stopped(tmp_path):
@@ -302,7 +302,7 @@ def test_rows_are_there_when_a_run_is_stopped(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         evaluate.benchmark(upscale, 4, [tmp_path / "set"], tmp_path / "out")
-    assert len(table(tmp_path / "out")["pictures"]) == 2
+    assert len(table(tmp_path / "out")["images"]) == 2
 
 
 def test_options_reach_the_pictures(folder):

@@ -248,7 +248,7 @@ def opened(browser, address, width, height):
 def test_in_a_browser_a_picture_goes_in_and_the_command_lines_comes_out(browser, address, tmp_path):
     write_rgb(tmp_path / "photo.png", read_rgb(_example())[:60, :80])
     tab = opened(browser, address, 1280, 900)
-    tab.set_input_files("#picture input[type=file]", str(tmp_path / "photo.png"))
+    tab.set_input_files("#image input[type=file]", str(tmp_path / "photo.png"))
     tab.get_by_text("photo.png").first.wait_for()
     tab.get_by_role("button", name="Enlarge").click()
     link = tab.locator("#result a[download]").first
@@ -281,7 +281,7 @@ def test_in_a_browser_a_picture_goes_in_and_the_command_lines_comes_out(browser,
 def test_in_a_browser_a_broken_picture_is_a_sentence(browser, address, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"<html>")
     tab = opened(browser, address, 1280, 900)
-    tab.set_input_files("#picture input[type=file]", str(tmp_path / "broken.png"))
+    tab.set_input_files("#image input[type=file]", str(tmp_path / "broken.png"))
     tab.get_by_text("broken.png").first.wait_for()
     tab.get_by_role("button", name="Enlarge").click()
     tab.get_by_text("cannot read").first.wait_for(timeout=60_000)
@@ -294,7 +294,7 @@ def test_it_fits_a_phone_and_works_by_keyboard(browser, address):
     seen = set()
     for _ in range(40):
         tab.keyboard.press("Tab")
-        seen.add(tab.evaluate("document.activeElement.closest('#picture, #weights, #go')?.id"))
+        seen.add(tab.evaluate("document.activeElement.closest('#image, #weights, #go')?.id"))
     assert {"picture", "weights", "go"} <= seen
 
 

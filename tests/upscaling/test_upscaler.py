@@ -111,7 +111,7 @@ def test_folded_graph_equals_the_graph_as_trained(network):
 
 @pytest.mark.parametrize("size", [(37, 53), (64, 20), (5, 400), (45, 61), (100, 33)])
 def test_tiled_result_equals_the_whole_picture_bit_for_bit(upscaler, small_tiles, size, monkeypatch):
-    """To rounding where oneDNN's order of summing depends on a tile's size: 9x9 filters, and without AVX-512."""
+    """To rounding where oneDNN sums in an order that depends on the size: 9x9 filters, no AVX-512."""
 
     monkeypatch.setattr(engine, "to_integers", lambda sr, dtype: np.copy(sr))
 

@@ -295,7 +295,7 @@ def test_it_fits_a_phone_and_works_by_keyboard(browser, address):
     for _ in range(40):
         tab.keyboard.press("Tab")
         seen.add(tab.evaluate("document.activeElement.closest('#image, #weights, #go')?.id"))
-    assert {"picture", "weights", "go"} <= seen
+    assert {"image", "weights", "go"} <= seen
 
 
 def _example():

@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.files import atomic, require_writable
 from images import bicubic, metrics
 from images.files import read_rgb, write_rgb
-from images.listing import list_pictures
+from images.listing import list_images
 from images.photos import validation_pair
 from images.pixels import crop_to_multiple, enlarge, side_by_side
 from tf1 import checkpoints, runtime
@@ -213,7 +213,7 @@ def pairs(folder: Path, scale: int, output: Path | None = None) -> list[tuple[st
     skip = [output.resolve()] if output else []
     hr_folder = folder / "HR" if (folder / "HR").is_dir() else folder
     lr_folder = folder / f"LR_bicubic_x{scale}"
-    paths = list_pictures(hr_folder, "--input", skip=skip)
+    paths = list_images(hr_folder, "--input", skip=skip)
     stems = {path.with_suffix(""): path for path in paths}
     found = []
     for path in paths:

@@ -4,10 +4,9 @@ python bench/gpu_check.py                 or: make gpu-check
 python bench/gpu_check.py --device cpu    the same on the CPU, to try the check itself
 """
 
-from __future__ import annotations
-
 import os
 import sys
+from unittest import mock
 
 import measure
 import numpy as np
@@ -22,34 +21,30 @@ class Checked(Ours):
     """The training step and the upscaler in a process of their own."""
 
     def train(self, start: dict | None) -> tuple[dict, list[dict[str, float]], dict]:
-        """Weights before, losses, weights after a step of each phase, from `start` if given."""
+        """Weights before, losses, weights after a step of each phase; from `start` if given."""
         from tf1 import checkpoints
 
         if start:
-            checkpoints.assign(self.session, self.params(), start, "the CPU's")
-        before = checkpoints.fetch(self.session, self.params())
-        losses = [self.step(phase) for phase in PHASES]
-        return before, losses, checkpoints.fetch(self.session, self.params())
+            params = self.g.net_g.all_params + self.g.net_d.all_params + self.g.net_vgg.all_params
+            checkpoints.assign(self.session, params, start, "the CPU's")
+        return self.weights(), [self.step(phase) for phase in PHASES], self.weights()
 
     def peak_gpu_mb(self) -> float:
         import tensorflow as tf
 
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
 
-    def upscaling(self) -> tuple[int, float]:
-        """The largest difference of tiles from the whole image; seconds per megapixel of the result."""
+    def difference_of_tiles(self) -> int:
+        """The largest difference of tiles from the whole image."""
         from images import photos
-        from tf1 import checkpoints
         from upscaling.upscaler import Upscaler, load_generator
 
         _, lr = photos.validation_pair("sample")
-        arrays, meta = load_generator(checkpoints.locate("srgan"))
+        arrays, meta = load_generator("srgan")
         with Upscaler(arrays, meta["arguments"], self.config.RUNTIME) as upscaler:
-            whole = upscaler(lr)
-            seconds = measure.seconds_per_call(lambda: upscaler(lr), 3)
+            whole = upscaler(lr).astype(int)
             upscaler._trunk_px, upscaler._head_px = 100 * 100, 40 * 40
-            difference = np.abs(upscaler(lr).astype(int) - whole).max()
-        return int(difference), seconds / (whole.shape[0] * whole.shape[1] / 1e6)
+            return int(np.abs(upscaler(lr) - whole).max())
 
 
 def main() -> int:
@@ -57,28 +52,26 @@ def main() -> int:
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
     parser.add_argument("--steps", type=int, default=20, help="timed, of each phase")
     args = parser.parse_args()
-    on_gpu, gpus, failed = args.device == "gpu", os.environ.get("CUDA_VISIBLE_DEVICES"), []
+    on_gpu, failed = args.device == "gpu", []
     exact = [*settings_of("float32", 0), "RUNTIME.deterministic=True"]
 
     def verdict(name: str, is_right: bool, words: str) -> None:
         print(f"{'ok  ' if is_right else 'FAIL'} {name}: {words}", flush=True)
         failed.extend([] if is_right else [name])
 
-    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    with Contestant(Checked, exact) as cpu:
+    with mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES="-1"), Contestant(Checked, exact) as cpu:
         start, expected, _ = cpu("train", None)
-    if on_gpu:
-        del os.environ["CUDA_VISIBLE_DEVICES"]
-        os.environ |= {"CUDA_VISIBLE_DEVICES": gpus} if gpus is not None else {}
+    if not on_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     runs = []
     for _ in range(2):
         with Contestant(Checked, exact) as checked:
-            device, _ = checked("describe")
+            device = checked(measure.describe_device)
             if on_gpu and not device.startswith("GPU"):
                 print("error: TensorFlow finds no GPU", file=sys.stderr)
                 return 2
             runs.append(checked("train", start))
-    print(f"{device}, {measure.describe_machine()}")
+    print(device)
     for title, losses, of_cpu in zip(PHASES.values(), runs[0][1], expected):
         worst = max(abs(losses[name] / value - 1) for name, value in of_cpu.items())
         verdict(f"{title} as on the CPU", worst <= LOSS_TOLERANCE, f"losses differ by at most {worst:.1e}")
@@ -89,15 +82,14 @@ def main() -> int:
     for xla in (False, True):
         with Contestant(Checked, [*settings_of(precision, 0), f"RUNTIME.xla={xla}"]) as checked:
             for phase, title in PHASES.items():
-                checked("seconds", phase, 3)
-                seconds = checked("seconds", phase, args.steps)
+                checked(measure.seconds, "step", (phase,), 3)  # warms up
+                seconds = checked(measure.seconds, "step", (phase,), args.steps)
                 print(f"     {title}, {precision}{', XLA' if xla else ''}: {seconds:.4f} s")
             if on_gpu:
                 print(f"     peak {checked('peak_gpu_mb'):.0f} MB of the GPU's memory")
             if not xla:
-                difference, seconds = checked("upscaling")
+                difference = checked("difference_of_tiles")
                 verdict("tiles", difference <= MAX_DIFFERENCE, f"differ by at most {difference} of 255")
-                print(f"     upscaling, {precision}: {seconds:.3f} s per megapixel of the result")
     return 1 if failed else 0
 
 

@@ -3,8 +3,6 @@
 Each process has its own threads, allocator and peak memory; only the one that is called computes.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing
 import os
@@ -18,24 +16,19 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the program's modules
 
+PRECISIONS = ("float32", "bfloat16")
 SETTLE_S = 0.05  # for the previous contestant's threads to go to sleep
 
 
-class Contestant:
-    """`factory(*args)` made in a new process; `contestant(method, ...)` calls a method there and waits."""
+class Contestant(ProcessPoolExecutor):
+    """`factory(*args)` made in a new process; calls are of its methods, or of functions there."""
 
     def __init__(self, factory: Callable, *args):
-        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        self._pool.submit(_make, factory, args).result()
+        super().__init__(1, multiprocessing.get_context("spawn"))
+        self.submit(_make, factory, args).result()
 
-    def __call__(self, method: str, *args):
-        return self._pool.submit(_call, method, args).result()
-
-    def __enter__(self) -> Contestant:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._pool.shutdown()
+    def __call__(self, method: str | Callable, *args):
+        return self.submit(_call, method, args).result()
 
 
 _contestant = None  # of a contestant's process
@@ -46,8 +39,16 @@ def _make(factory: Callable, args: tuple) -> None:
     _contestant = factory(*args)
 
 
-def _call(method: str, args: tuple):
-    return getattr(_contestant, method)(*args)
+def _call(method: str | Callable, args: tuple):
+    return (method if callable(method) else getattr(_contestant, method))(*args)
+
+
+def seconds(method: str, args: tuple, times: int) -> float:
+    """Seconds per call of the contestant's method, in its process."""
+    started = time.perf_counter()
+    for _ in range(times):
+        _call(method, args)
+    return (time.perf_counter() - started) / times
 
 
 def start_tensorflow() -> None:
@@ -69,7 +70,7 @@ def make_parser(doc: str, rounds: int = 0) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=formatter, allow_abbrev=False)
     if rounds:
         cores = len(os.sched_getaffinity(0))
-        parser.add_argument("--precision", nargs="+", choices=("float32", "bfloat16"), help="default: all")
+        parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
         parser.add_argument("--rounds", type=int, default=rounds)
         parser.add_argument("--threads", type=int, default=cores, help="default: the cores")
     return parser
@@ -80,29 +81,21 @@ def use_threads(count: int) -> None:
     os.environ |= {f"{library}_NUM_THREADS": str(count) for library in ("OMP", "MKL", "OPENBLAS")}
 
 
-def describe_machine() -> str:
-    """One line: processor, cores, memory."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "CPU")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GB"
+def describe_device() -> str:
+    """What TensorFlow computes on."""
+    from tf1 import runtime
+
+    return runtime.describe_device()
 
 
-def seconds_per_call(call: Callable, times: int) -> float:
-    started = time.perf_counter()
-    for _ in range(times):
-        call()
-    return (time.perf_counter() - started) / times
-
-
-def take_turns(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """{name: seconds of each round}: one measurement of each, then the next round."""
-    seconds = {name: [] for name in contestants}
+def take_turns(contestants: dict[str, Contestant], rounds: int, *call) -> dict[str, list[float]]:
+    """{name: `seconds(*call)` of each round}: one measurement of each, then the next round."""
+    times = {name: [] for name in contestants}
     for _ in range(rounds):
-        for name, measure in contestants.items():
+        for name, contestant in contestants.items():
             time.sleep(SETTLE_S)
-            seconds[name].append(measure())
-    return seconds
+            times[name].append(contestant(seconds, *call))
+    return times
 
 
 def ratio(ours: list[float], theirs: list[float]) -> str:

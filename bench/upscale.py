@@ -1,11 +1,9 @@
-"""Time of x4 upscaling by the program, by PyTorch and by the program's exports, on the same image.
+"""Time of x4 upscaling by the program and by its exports in the engines they are for, on the same image.
 
 python bench/upscale.py                      the program and every engine that is installed, in turns
 python bench/upscale.py --big                the command on one 6000 x 4000 JPEG: seconds, peak memory
 python bench/upscale.py --big 1200x800       the same on a smaller one
 """
-
-from __future__ import annotations
 
 import argparse
 import contextlib
@@ -28,141 +26,81 @@ from images.photos import validation_photo
 
 HEIGHT, WIDTH = 180, 320
 MAX_DIFFERENCE = 1  # of float32 results, 8-bit values
+CONTESTANTS = {
+    "float32": ("savedmodel", "onnx", "tflite", "OpenVINO"),
+    "bfloat16": ("ours", "OpenVINO"),
+}
 
 
 class Engine:
-    """`upscale`: uint8 [h, w, 3] -> [4h, 4w, 3], by the shipped SRGAN generator."""
+    """`upscale`: uint8 [h, w, 3] -> [4h, 4w, 3] by the shipped SRGAN generator."""
 
-    def __init__(self, precision: str, threads: int, *export_format: str):
+    def __init__(self, name: str, precision: str, threads: int):
         measure.start_tensorflow()
-        from tf1 import checkpoints
         from upscaling.upscaler import load_generator
 
         self.image = validation_photo()[:HEIGHT, :WIDTH]
+        self.precision, self.threads = precision, threads
         settings = [f"RUNTIME.precision={precision}", f"RUNTIME.intra_op_threads={threads}"]
         self.settings = make_config(settings=settings).RUNTIME
-        self.arrays, self.meta = load_generator(checkpoints.locate("srgan"))
-        self.upscale = self.prepare(precision, threads, *export_format)
+        self.arrays, self.meta = load_generator("srgan")
+        engines = {"ours": self.ours, "OpenVINO": self.openvino}
+        self.upscale = engines[name]() if name in engines else self.exported(name)
 
-    def result(self) -> np.ndarray:
-        return self.upscale(self.image)
-
-    def seconds(self, times: int) -> float:
-        """Seconds per image."""
-        return measure.seconds_per_call(self.result, times)
-
-
-class Ours(Engine):
-    def prepare(self, precision, threads):
+    def ours(self):
         from upscaling.upscaler import Upscaler
 
         return Upscaler(self.arrays, self.meta["arguments"], self.settings)
 
-    def describe(self) -> tuple[str, bool]:
-        """Device; whether bfloat16 is worth using."""
-        from tf1 import runtime
+    def openvino(self):
+        import openvino
 
-        return runtime.describe_device(), runtime.has_bfloat16()
+        def load(path, *_):
+            hint = {"float32": "f32", "bfloat16": "bf16"}[self.precision]
+            options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": self.threads}
+            compiled = openvino.Core().compile_model(path, "CPU", options)
+            return lambda images: compiled(images)[0]
 
+        return self.exported("onnx", load)
 
-class PyTorch(Engine):
-    """channels_last, batch norm folded, autocast for bfloat16."""
-
-    def prepare(self, precision, threads):
-        import tensorflow as tf
-        import torch
-        import twin
-
-        from model import SRGAN_g
-        from upscaling.upscaler import fold_batch_norm
-
-        with tf.Graph().as_default():
-            norms = SRGAN_g(tf.zeros([1, 8, 8, 3]), **self.meta["arguments"]).norms
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = True
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        net = twin.Generator("SRGAN_g", fold_batch_norm(self.arrays, norms), self.meta["arguments"])
-        net = net.eval().to(device, memory_format=torch.channels_last)
-
-        @torch.inference_mode()
-        def upscale(image):
-            lr = torch.from_numpy(image).to(device)[None].permute(0, 3, 1, 2).float() / 127.5 - 1.0
-            with torch.autocast(device.type, torch.bfloat16, precision == "bfloat16"):
-                sr = net(lr)
-            pixels = sr.add_(1.0).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-            return pixels[0].permute(1, 2, 0).cpu().numpy()
-
-        return upscale
-
-
-class Exported(Engine):
-    """A file that the program exports, run by the engine it is meant for."""
-
-    def prepare(self, precision, threads, format):
+    def exported(self, format: str, load=None):
+        """An exported file, run by the engine it is meant for unless `load` gives another."""
+        from upscaling.engines import engine
         from upscaling.export import NAMES, export
 
         with tempfile.TemporaryDirectory() as folder:
             export(self.arrays, self.meta, self.settings, Path(folder), format)
-            run = self.load(Path(folder, NAMES[format]), precision, threads, format)
+            run = (load or engine)(Path(folder, NAMES[format]), format, self.threads)
         return lambda image: run(image[None])[0]
 
-    def load(self, path, precision, threads, format):
-        from upscaling.engines import engine
-
-        return engine(path, format, threads)
-
-
-class OpenVino(Exported):
-    def load(self, path, precision, threads, format):
-        import openvino
-
-        hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
-        options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
-        compiled = openvino.Core().compile_model(path, "CPU", options)
-        return lambda images: compiled(images)[0]
-
-
-CONTESTANTS = (  # name, engine, precisions, export that it reads
-    ("ours", Ours, ("float32", "bfloat16")),
-    ("PyTorch", PyTorch, ("float32", "bfloat16")),
-    ("TensorFlow, savedmodel", Exported, ("float32",), "savedmodel"),
-    ("ONNX Runtime, onnx", Exported, ("float32",), "onnx"),
-    ("LiteRT, tflite", Exported, ("float32",), "tflite"),
-    ("OpenVINO, onnx", OpenVino, ("float32", "bfloat16"), "onnx"),
-)
+    def result(self) -> np.ndarray:
+        return self.upscale(self.image)
 
 
 def compare(args: argparse.Namespace) -> None:
     """Prints each contestant's seconds and the ratios of ours to them."""
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(Contestant(Ours, "float32", args.threads))
-        device, has_bfloat16 = ours("describe")
-        precisions = args.precision or ["float32", "bfloat16"][: 1 + has_bfloat16]
-        print(
-            f"{device}, {args.threads} threads each; x4 of {WIDTH} x {HEIGHT} px, {args.rounds} rounds of 2"
-        )
+        ours = stack.enter_context(Contestant(Engine, "ours", "float32", args.threads))
+        print(f"{ours(measure.describe_device)}, {args.threads} threads each; x4 of {WIDTH} x {HEIGHT} px")
         contestants = {"ours float32": ours}
-        for name, factory, supported, *export_format in CONTESTANTS:
-            for precision in supported:
-                label = f"{name} {precision}"
-                if precision in precisions and label not in contestants:
-                    try:
-                        one = Contestant(factory, precision, args.threads, *export_format)
-                        contestants[label] = stack.enter_context(one)
-                    except (ModuleNotFoundError, UserError) as error:
-                        print(f"{label}: skipped: {error}")
+        for precision in args.precision:
+            for name in CONTESTANTS[precision]:
+                try:
+                    one = stack.enter_context(Contestant(Engine, name, precision, args.threads))
+                    contestants[f"{name} {precision}"] = one
+                except (ModuleNotFoundError, UserError) as error:
+                    print(f"{name} {precision}: skipped: {error}")
         expected = ours("result").astype(int)
         differences = {name: int(abs(one("result") - expected).max()) for name, one in contestants.items()}
         for name, difference in differences.items():
             if name.endswith("float32") and difference > MAX_DIFFERENCE:
                 sys.exit(f"error: {name} differs by {difference} of 255: it does not run the same network")
-        turns = {name: lambda one=one: one("seconds", 2) for name, one in contestants.items()}
-        times = measure.take_turns(turns, args.rounds)
+        times = measure.take_turns(contestants, args.rounds, "result", (), 2)
     firsts = [name for name in times if name.startswith("ours")]
-    print(f"{'':32}{'s':>7}   differs by  " + "".join(f"{name + ' / it':28}" for name in firsts))
+    print(f"{'':22}{'s':>7}  differs by  " + "".join(f"{name + ' / it':24}" for name in firsts))
     for name, seconds in times.items():
-        ratios = "".join(f"{measure.ratio(times[first], seconds):28}" for first in firsts)
-        print(f"  {name:30}{statistics.median(seconds):7.3f}   {differences[name]:10}  {ratios}")
+        ratios = "".join(f"{measure.ratio(times[first], seconds):24}" for first in firsts)
+        print(f"  {name:20}{statistics.median(seconds):7.3f}  {differences[name]:10}  {ratios}")
 
 
 def upscale_big(size: str, threads: int) -> None:
@@ -187,7 +125,6 @@ def main() -> None:
     parser.add_argument("--big", nargs="?", const="6000x4000", metavar="WIDTHxHEIGHT")
     args = parser.parse_args()
     measure.use_threads(args.threads)
-    print(measure.describe_machine())
     upscale_big(args.big, args.threads) if args.big else compare(args)
 
 

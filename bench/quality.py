@@ -29,7 +29,7 @@ from images import bicubic, metrics
 from images.photos import SAMPLE, sample_photos
 from images.pixels import crop_to_multiple
 
-SCALE = bicubic.SCALE
+SCALE = 4
 FEATURES = ("conv1_2", "conv2_2", "conv3_4")
 
 
@@ -39,9 +39,9 @@ def read_set(name: str, lr_kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
     if name == SAMPLE:
         photos = [crop_to_multiple(photo, SCALE) for photo in sample_photos().values()]
-        found = [(hr, bicubic.downsample(hr)) for hr in photos]
+        found = [(hr, bicubic.downsample(hr, SCALE)) for hr in photos]
     else:
-        found = [read_pair(hr, lr) for _, hr, lr in pairs(Path(name))]
+        found = [read_pair(SCALE, hr, lr) for _, hr, lr in pairs(Path(name), SCALE)]
     if lr_kind == "given":
         return found
     return [(hr, degraded_lr(hr, lr_kind, np.random.default_rng(i))) for i, (hr, _) in enumerate(found)]
@@ -53,7 +53,7 @@ def degraded_lr(hr: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarr
     'photo' is made by Pillow, not by training/degradation.py, so that a fault there shows.
     """
     if kind == "jpeg":
-        lr, quality = bicubic.downsample(hr), 75
+        lr, quality = bicubic.downsample(hr, SCALE), 75
     else:
         blurred = Image.fromarray(hr).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 2.2)))
         filters = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
@@ -232,8 +232,8 @@ def compare(names: list[str], kinds: list[str], weights: list[str], vgg: str, pe
     sets = {(name, kind): read_set(name, kind) for name in names for kind in kinds}
     niqe = Niqe()
     columns = {  # name: measure, decimals, whether HR's value is shown
-        "PSNR, dB": (metrics.psnr_y, 2, False),
-        "SSIM": (metrics.ssim_y, 4, False),
+        "PSNR, dB": (lambda sr, hr: metrics.psnr_y(sr, hr, SCALE), 2, False),
+        "SSIM": (lambda sr, hr: metrics.ssim_y(sr, hr, SCALE), 4, False),
         "colour": (colour_shift, 1, False),
         "black": (black, 1, False),
         "grid": (grid, 2, True),
@@ -261,7 +261,7 @@ def compare(names: list[str], kinds: list[str], weights: list[str], vgg: str, pe
 
     print("| | set | LR", *columns, "s |", sep=" | ")
     print("|---" * (len(columns) + 4) + "|")
-    report("bicubic", bicubic.upsample)
+    report("bicubic", lambda lr: bicubic.upsample(lr, SCALE))
     for path in weights:
         arrays, meta = load_generator(path)
         with Upscaler(arrays, meta["arguments"], make_config().RUNTIME, source=path) as upscaler:

@@ -10,8 +10,8 @@ import measure
 import numpy as np
 from measure import Contestant
 
-import training.dataset
 from common.settings import make_config
+from training.dataset import Dataset
 
 PRETRAIN, ADVERSARIAL = "pretrain", "adversarial"
 PHASES = {PRETRAIN: "MSE step", ADVERSARIAL: "adversarial step"}
@@ -31,7 +31,8 @@ def settings_of(precision: str, threads: int) -> list[str]:
 
 def fixed_batch(config) -> tuple[np.ndarray, np.ndarray]:
     """LR and HR, uint8 [N, p, p, 3]: crops of the sample photographs."""
-    data = training.dataset.Dataset("sample", patch_size=config.TRAIN.hr_patch_size, batch_size=1, seed=0)
+    patch_size, scale = config.TRAIN.hr_patch_size, config.MODEL.generator.scale
+    data = Dataset("sample", patch_size=patch_size, scale=scale, batch_size=1, seed=0)
     return data.fixed_patches(config.TRAIN.batch_size)
 
 

@@ -70,7 +70,7 @@ class Engine:
 
         with tempfile.TemporaryDirectory() as folder:
             export(self.arrays, self.meta, self.settings, Path(folder), format)
-            run = (load or engine)(Path(folder, NAMES[format]), format, self.threads)
+            run = (load or engine)(Path(folder, NAMES[format].format(4)), format, self.threads)
         return lambda image: run(image[None])[0]
 
     def result(self) -> np.ndarray:

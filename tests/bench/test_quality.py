@@ -77,17 +77,6 @@ def test_niqe_is_what_it_was_and_grows_with_whatever_is_unnatural():
     assert scores == pytest.approx(FROZEN_NIQE, rel=1e-3)
 
 
-def test_fits_of_known_distributions():
-    """A Gaussian has shape 2 and a Laplacian shape 1, each with the scales that they were drawn with."""
-    rng = np.random.default_rng(0)
-    niqe = quality.Niqe()
-    shape, mean, below, above = niqe._fit(rng.normal(0, 1, 10**5))
-    assert shape == pytest.approx(2, abs=0.05)
-    assert (mean, below, above) == pytest.approx((0, 2**0.5, 2**0.5), abs=0.03)
-    shape, _, below, above = niqe._fit(rng.laplace(0, 3, 10**5))
-    assert (shape, below, above) == pytest.approx((1, 3, 3), abs=0.1)
-
-
 def test_outlines_are_what_hr_has_not_beside_its_edges():
     hr = flat(100, 64)
     hr[:, :20] = 200  # 5 px around columns 18 to 21 hold the edge: 10 to 17 and 22 to 29 are beside

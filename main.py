@@ -30,9 +30,10 @@ log = logging.getLogger("srgan")
 
 OUTPUT_FORMATS = ("png", "jpg", "webp", "bmp", "tiff")
 EXPORT_FORMATS = (
-    *("savedmodel", "onnx", "tflite", "tensorlayer"),
-    "all",  # savedmodel, onnx, tflite
+    *("savedmodel", "onnx", "tflite", "ncnn", "tensorlayer"),
+    "all",  # savedmodel, onnx, tflite, ncnn
 )
+ENGINES = ("tensorflow", "ncnn")
 MODES_OF = {
     "restart": ("srgan",),
     "host": ("page",),
@@ -40,6 +41,7 @@ MODES_OF = {
     "weights": ("evaluate", "benchmark", "export", "page"),
     "blend": ("evaluate", "benchmark", "export"),
     "self_ensemble": ("evaluate", "benchmark"),
+    "engine": ("evaluate", "benchmark", "page"),
     "input": ("evaluate", "benchmark"),
     "output": ("evaluate", "benchmark", "export"),
     "format": ("evaluate", "export"),
@@ -101,6 +103,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     running.add_argument("--blend", action="append", default=[], metavar="NPZ=SHARE")
     running.add_argument("--self-ensemble", action="store_true", help="mean of 8 turns and flips")
     running.add_argument(
+        "--engine", choices=ENGINES, help="what computes; ncnn starts faster; default: tensorflow"
+    )
+    running.add_argument(
         "--input", nargs="+", type=os.path.expanduser, metavar="PATH", help="pictures or folders"
     )
     running.add_argument(
@@ -148,6 +153,7 @@ def check(args: argparse.Namespace) -> None:
         raise UserError("--mode=benchmark needs --input FOLDER with HR pictures")
     if args.mode == "evaluate" and bool(args.input) != bool(args.output):
         raise UserError("--input and --output go together: --input PATH... --output DIR")
+    args.engine = args.engine or "tensorflow"
     if args.outscale is None:
         args.outscale = 4.0
     if not 0 < args.outscale <= 16:
@@ -200,30 +206,41 @@ def tensorflow_start():
             os.close(kept)
 
 
-def run(args: argparse.Namespace, recipe: str, config) -> int:
-    """Imports TensorFlow and does what `args.mode` says; returns the exit code."""
+def start_tensorflow(settings) -> None:
+    """Imports TensorFlow and what prints messages with it; `settings` is config.RUNTIME."""
     log.info("Starting TensorFlow")
     with tensorflow_start():
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # its complaints about missing GPU drivers come here
         tf.get_logger().setLevel("ERROR")
-        from tf1 import checkpoints, runtime
-        from training.train import train
-        from upscaling.evaluate import chosen_generator, evaluate, find_weights
-        from upscaling.export import export
-        from upscaling.page import serve
-    runtime.configure(config.RUNTIME)
+        from tf1 import layers, runtime  # noqa: F401
+    runtime.configure(settings)
+
+
+def run(args: argparse.Namespace, recipe: str, config) -> int:
+    """Does what `args.mode` says; returns the exit code."""
+    if args.engine == "tensorflow":
+        start_tensorflow(config.RUNTIME)
+    from tf1 import checkpoints
+    from upscaling.evaluate import chosen_generator, evaluate, find_weights
+
     if args.mode == "srgan":
+        from training.train import train
+
         folder = args.checkpoint_dir or checkpoints.DEFAULT_DIR
         train(config, folder, args.samples_dir, recipe=recipe, restart=args.restart)
         return 0
     if args.mode == "page":
+        from upscaling.page import serve
+
         found = find_weights(args.weights, args.checkpoint_dir)
         own = found if args.weights or found != checkpoints.locate("srgan") else None
         port = 7860 if args.port is None else args.port
-        return serve(config.RUNTIME, own, args.host or "127.0.0.1", port)
+        return serve(config.RUNTIME, own, args.host or "127.0.0.1", port, args.engine)
     if args.mode == "export":
+        from upscaling.export import export
+
         _, arrays, meta = chosen_generator(args)
         export(arrays, meta, config.RUNTIME, args.output, args.format)
         return 0

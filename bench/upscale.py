@@ -126,7 +126,7 @@ class PyTorch(Engine):
         import twin
 
         from model import SRGAN_g
-        from upscaling.upscaler import fold_batch_norm
+        from tf1.folding import fold_batch_norm
 
         with tf.Graph().as_default():
             norms = SRGAN_g(tf.zeros([1, 8, 8, 3]), **self.meta["arguments"]).norms

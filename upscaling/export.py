@@ -22,9 +22,10 @@ from images import metrics, photos
 from images.bicubic import SCALE
 from model import SRGAN_g, layout
 from tf1 import checkpoints, foreign
+from tf1.folding import fold_batch_norm
 from upscaling.engines import CPU_ONLY, run
 from upscaling.freeze import freeze
-from upscaling.upscaler import Upscaler, fold_batch_norm
+from upscaling.upscaler import Upscaler
 
 log = logging.getLogger("srgan")
 

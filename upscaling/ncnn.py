@@ -174,14 +174,18 @@ def load(path: Path, threads: int = 0):
     return net
 
 
-def run(net, image: np.ndarray, source: str = "data", target: str = "output") -> np.ndarray:
-    """float32 [h, w, channels] of one blob -> that of another."""
+def _extractor(net, blob: str, image: np.ndarray):
     import ncnn
 
     planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
     extractor = net.create_extractor()
-    extractor.input(source, ncnn.Mat(planes).clone())  # a Mat does not keep its array alive
-    failed, made = extractor.extract(target)
+    extractor.input(blob, ncnn.Mat(planes).clone())  # a Mat does not keep its array alive
+    return extractor
+
+
+def run(net, image: np.ndarray, source: str = "data", target: str = "output") -> np.ndarray:
+    """float32 [h, w, channels] of one blob -> that of another."""
+    failed, made = _extractor(net, source, image).extract(target)
     if failed:
         raise MemoryError
     return np.array(made).transpose(1, 2, 0)
@@ -189,12 +193,8 @@ def run(net, image: np.ndarray, source: str = "data", target: str = "output") ->
 
 def largest_activation(net, image: np.ndarray) -> float:
     """The largest absolute value of any blob, for float32 [h, w, 3] in [0, 1]."""
-    import ncnn
-
-    planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
-    extractor = net.create_extractor()
+    extractor = _extractor(net, "data", image)
     extractor.set_light_mode(False)  # keeps all blobs
-    extractor.input("data", ncnn.Mat(planes).clone())
     return max(float(np.abs(np.array(extractor.extract(blob.name)[1])).max()) for blob in net.blobs())
 
 

@@ -11,9 +11,11 @@ from common.settings import make_config
 from images.pixels import to_integers
 from model import SRGAN_g
 from tf1 import checkpoints, runtime
+from tf1.folding import fold_batch_norm
+from upscaling import graph
 from upscaling import upscaler as engine
 from upscaling.tiles import Box, tiles
-from upscaling.upscaler import Upscaler, fold_batch_norm, load_generator
+from upscaling.upscaler import Upscaler, load_generator
 
 SETTINGS = make_config(settings=["RUNTIME.precision=float32"]).RUNTIME
 NETWORKS = {
@@ -58,7 +60,7 @@ def upscaler(request):
 
 def stages_of(upscaler):
     """Of 8-bit pictures."""
-    return upscaler._stages[upscaler._dtype]
+    return upscaler.engine._stages_for(np.uint8)
 
 
 @pytest.fixture
@@ -284,7 +286,7 @@ def test_integers_are_rounded_and_clipped():
 def test_deep_pictures_are_computed_in_float32_whatever_the_precision(monkeypatch):
     """bfloat16 keeps about 8 of 16 bits."""
     asked = []
-    monkeypatch.setattr(engine.runtime, "allow_reduced_precision", lambda _, dtype: asked.append(dtype))
+    monkeypatch.setattr(graph.runtime, "allow_reduced_precision", lambda _, dtype: asked.append(dtype))
     arguments = NETWORKS["tensorlayer"]
     settings = make_config(settings=["RUNTIME.precision=bfloat16"]).RUNTIME
     with Upscaler(weights(arguments), arguments, settings) as upscaler:

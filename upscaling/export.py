@@ -107,7 +107,8 @@ def _in_float16(arrays: dict, arguments: dict, lr: np.ndarray, expected: dict) -
         difference = np.abs(to_integers(2 * ncnn.run(net, image) - 1).astype(int) - expected[lr.shape[:2]])
         largest = ncnn.largest_activation(net, image)
     return (
-        f", stored as float16 by {difference.max()}; largest activation {largest:.3g} (float16 ends at 65504)"
+        f", with float16 storage by {difference.max()}; largest activation {largest:.3g} "
+        f"(float16 ends at {np.finfo(np.float16).max:.0f})"
     )
 
 

@@ -1,5 +1,6 @@
 """Exports: what each engine makes of them is what the program makes."""
 
+import re
 import sys
 
 import numpy as np
@@ -77,11 +78,11 @@ def test_ncnns_files_are_described(tmp_path, arrays, caplog):
     caplog.set_level("INFO", "srgan")
     export(arrays, META, SETTINGS, tmp_path, "ncnn")
     assert {path.name for path in tmp_path.iterdir()} == {"srgan_x4.param", "srgan_x4.bin", "README.md"}
-    assert ", with float16 storage by 0; largest activation" in caplog.text
+    assert re.search(r"with float16 storage by [01]; largest activation \d", caplog.text)
     lines = (tmp_path / "srgan_x4.param").read_text().splitlines()
     assert lines[0] == "7767517" and lines[2] == "Input data 0 1 data" and " output" in lines[-1]
     (tmp_path / "srgan_x4.param").unlink()
-    with pytest.raises(UserError, match="srgan_x4.bin is there already"):
+    with pytest.raises(UserError, match=r"srgan_x4\.bin is there already"):
         export(arrays, META, SETTINGS, tmp_path, "ncnn")
 
 

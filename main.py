@@ -29,9 +29,10 @@ log = logging.getLogger("srgan")
 
 OUTPUT_FORMATS = ("png", "jpg", "webp", "bmp", "tiff")
 EXPORT_FORMATS = (
-    *("savedmodel", "onnx", "tflite", "tensorlayer"),
-    "all",  # savedmodel, onnx, tflite
+    *("savedmodel", "onnx", "tflite", "ncnn", "tensorlayer"),
+    "all",  # but tensorlayer
 )
+ENGINES = ("tensorflow", "ncnn")
 USED_SETTINGS = {  # sections of config.py, by the mode
     "srgan": ("TRAIN", "VALID", "MODEL", "LOSS", "VGG", "RUNTIME"),
     "evaluate": ("VALID", "RUNTIME"),
@@ -112,6 +113,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add(
         "--weights", type=os.path.expanduser, metavar="NPZ", help="a file, or shipped: srgan, srresnet, photo"
     )
+    if mode != "export":
+        add("--engine", choices=ENGINES, default="tensorflow", help="what computes; ncnn starts faster")
     if mode == "page":
         add("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
         add("--port", type=port, metavar="PORT", default=7860, help="0: a free one")
@@ -171,29 +174,41 @@ def tensorflow_start():
             os.close(kept)
 
 
-def run(args: argparse.Namespace, recipe: str, config) -> int:
-    """Imports TensorFlow and does what `args.mode` says; returns the exit code."""
+def start_tensorflow(settings) -> None:
+    """Imports TensorFlow and what prints messages with it; `settings` is config.RUNTIME."""
     log.info("Starting TensorFlow")
     with tensorflow_start():
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # its complaints about missing GPU drivers come here
         tf.get_logger().setLevel("ERROR")
-        from tf1 import checkpoints, runtime
-        from training.train import train
-        from upscaling.evaluate import chosen_generator, evaluate, find_weights
-        from upscaling.export import export
-        from upscaling.page import serve
-    runtime.configure(config.RUNTIME)
+        from tf1 import layers, runtime  # noqa: F401
+    runtime.configure(settings)
+
+
+def run(args: argparse.Namespace, recipe: str, config) -> int:
+    """Does what `args.mode` says; returns the exit code."""
+    if getattr(args, "engine", "tensorflow") == "tensorflow":
+        start_tensorflow(config.RUNTIME)
+    from tf1 import checkpoints
+
     if args.mode == "srgan":
+        from training.train import train
+
         folder = args.checkpoint_dir or checkpoints.DEFAULT_DIR
         train(config, folder, args.samples_dir, recipe=recipe, restart=args.restart)
         return 0
+    from upscaling.evaluate import chosen_generator, evaluate, find_weights
+
     if args.mode == "page":
+        from upscaling.page import serve
+
         found = find_weights(args.weights, args.checkpoint_dir)
         own = found if args.weights or found != checkpoints.locate("srgan") else None
-        return serve(config.RUNTIME, own, args.host, args.port)
+        return serve(config.RUNTIME, own, args.host, args.port, args.engine)
     if args.mode == "export":
+        from upscaling.export import export
+
         _, arrays, meta = chosen_generator(args)
         export(arrays, meta, config.RUNTIME, args.output, args.format)
         return 0

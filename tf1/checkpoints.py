@@ -1,7 +1,7 @@
 """npz checkpoints: one named array per variable and a JSON `__meta__`, written atomically.
 
 Files are untrusted input: they are read without pickle, sizes are checked before anything is read, and any
-fault of a file is a UserError.
+fault of a file is a UserError. Files of arrays are read without TensorFlow.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from common.errors import UserError
 from common.files import atomic
 from tf1 import third_party
-from tf1.distribution import copies
 
 log = logging.getLogger("srgan")
 
@@ -177,13 +175,15 @@ def read_array(file: zipfile.ZipFile, name: str, kinds: str = "biuf") -> np.ndar
     return array.astype(np.float32 if dtype == np.float16 else dtype.newbyteorder("="), copy=False)
 
 
-def fetch(session: tf.compat.v1.Session, variables) -> dict[str, np.ndarray]:
+def fetch(session, variables) -> dict[str, np.ndarray]:
     """{variable's name: its value}."""
+    from tf1.distribution import copies  # imports TensorFlow
+
     names = [variable.op.name for variable in variables]
     return dict(zip(names, session.run([copies(variable)[0] for variable in variables])))
 
 
-def assign(session: tf.compat.v1.Session, variables, arrays: dict, source: str | Path) -> None:
+def assign(session, variables, arrays: dict, source: str | Path) -> None:
     """Sets every variable to the array of its name, none left over; `source` names the file in errors."""
     require_shapes(arrays, {variable.op.name: tuple(variable.shape) for variable in variables}, source)
     load(session, {variable: arrays[variable.op.name] for variable in variables})
@@ -202,8 +202,10 @@ def require_shapes(arrays: dict, shapes: dict[str, tuple], source: str | Path) -
         raise UserError(f"{source} does not fit this network: it has {name} too")
 
 
-def load(session: tf.compat.v1.Session, values: dict) -> None:
+def load(session, values: dict) -> None:
     """Sets variables through their initialisers, which adds nothing to the graph."""
+    from tf1.distribution import copies  # imports TensorFlow
+
     pairs = [(copy.initializer, value) for variable, value in values.items() for copy in copies(variable)]
     session.run(
         [initializer for initializer, _ in pairs],

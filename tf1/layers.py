@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from tf1.convolutions import conv2d
 from tf1.distribution import mean_of_replicas
+from tf1.folding import BATCH_NORM_EPSILON
 
 # TensorLayer makes an eager tensor when it is imported, and with it threads, and on a GPU takes its memory
 tf.compat.v1.disable_eager_execution()
@@ -25,7 +26,6 @@ with warnings.catch_warnings():  # TensorLayer's own use of old Python and NumPy
 tl.logging.set_verbosity(tl.logging.WARN)
 
 BATCH_NORM_DECAY = 0.9  # TensorLayer's default, kept by the note
-BATCH_NORM_EPSILON = 1e-5
 
 
 class Normal:

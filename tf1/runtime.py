@@ -9,12 +9,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from common.machine import memory_limit
-
 log = logging.getLogger("srgan")
 
-DEFAULT_MEMORY_BYTES = 1280 * 2**20  # for upscaling, its result included; larger tiles gain nothing
-MIN_MEMORY_BYTES = 256 * 2**20  # beside a large result: costs 3 % of the time
 GPU_DRIVER = Path("/proc/driver/nvidia/version")
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -90,17 +86,6 @@ def describe_device() -> str:
         return "CPU"
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
     return f"GPU ({', '.join(names)})"
-
-
-def memory_budget(memory_mb: int, result_bytes: int = 0) -> int:
-    """Bytes that upscaling may take for its tensors: the setting, else what a large result leaves.
-
-    At most a quarter of the machine's memory.
-    """
-    if memory_mb:
-        return memory_mb * 2**20
-    taken = result_bytes if result_bytes > MIN_MEMORY_BYTES else 0
-    return min(max(DEFAULT_MEMORY_BYTES - taken, MIN_MEMORY_BYTES), memory_limit() // 4)
 
 
 class StopSignal:

@@ -10,7 +10,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from common.errors import UserError
 from common.files import atomic
@@ -80,6 +79,8 @@ def is_saver(path: str | Path) -> bool:
 
 def read_saver(path: str | Path, network: str) -> dict[str, np.ndarray]:
     """A network's variables; their moving averages where it has those."""
+    import tensorflow as tf  # here, since other files are read without it
+
     try:
         reader = tf.train.load_checkpoint(str(path))
         names = [name for name in reader.get_variable_to_shape_map() if name.startswith(f"{network}/")]

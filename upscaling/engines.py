@@ -1,4 +1,4 @@
-"""Exported networks run by the engines they are meant for: TensorFlow, ONNX Runtime, LiteRT."""
+"""Exported networks run by the engines they are meant for: TensorFlow, ONNX Runtime, LiteRT, ncnn."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from images.pixels import to_integers
+from upscaling import ncnn
 
 CPU_ONLY = tf.compat.v1.ConfigProto(device_count={"GPU": 0})  # or a session takes all its memory
 
@@ -21,7 +22,7 @@ def run(path: Path, format: str, image: np.ndarray) -> np.ndarray | None:
 
 
 def engine(path: Path, format: str, threads: int = 0) -> Engine:
-    """TensorFlow, ONNX Runtime or LiteRT with a file loaded; 0 threads: its default."""
+    """TensorFlow, ONNX Runtime, ncnn or LiteRT with a file loaded; 0 threads: its default."""
     if format == "savedmodel":
         graph = tf.Graph()
         session = tf.compat.v1.Session(graph=graph, config=CPU_ONLY)
@@ -37,6 +38,14 @@ def engine(path: Path, format: str, threads: int = 0) -> Engine:
         options.intra_op_num_threads, options.log_severity_level = threads, 3
         runner = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return lambda images: runner.run(None, {"input_image": images})[0]
+    if format == "ncnn":
+        net = ncnn.load(path, threads)
+
+        def run_ncnn(images: np.ndarray) -> np.ndarray:
+            sr = np.stack([ncnn.run(net, image / np.float32(255)) for image in images])
+            return to_integers(2 * sr - 1, np.dtype(np.uint8))
+
+        return run_ncnn
     from ai_edge_litert.interpreter import Interpreter
 
     interpreter = Interpreter(str(path), num_threads=threads or None)

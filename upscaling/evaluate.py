@@ -20,7 +20,7 @@ from images.files import read_rgb, write_rgb
 from images.listing import list_images
 from images.photos import validation_pair
 from images.pixels import crop_to_multiple, enlarge, side_by_side
-from tf1 import checkpoints, runtime
+from tf1 import checkpoints
 from upscaling.images import upscale_files
 from upscaling.upscaler import Upscaler, load_generator
 
@@ -64,8 +64,8 @@ def chosen_generator(args) -> tuple[Path, dict, dict]:
 def evaluate(args, config) -> int:
     """Does `--mode=evaluate` or `--mode=benchmark`; returns the exit code."""
     path, arrays, meta = chosen_generator(args)
-    log.info("Upscaling on %s", runtime.describe_device())
-    with Upscaler(arrays, meta["arguments"], config.RUNTIME, source=path) as upscaler:
+    with Upscaler(arrays, meta["arguments"], config.RUNTIME, source=path, engine=args.engine) as upscaler:
+        log.info("Upscaling on %s", upscaler.engine.device)
         upscale = functools.partial(upscaler, self_ensemble=args.self_ensemble)
         if args.mode == "benchmark":
             output = args.output or args.samples_dir / "benchmark"

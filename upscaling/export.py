@@ -1,4 +1,4 @@
-"""The generator for other programs: SavedModel, ONNX, TFLite, and TensorLayer 1.x's npz.
+"""The generator for other programs: SavedModel, ONNX, TFLite, ncnn, and TensorLayer 1.x's npz.
 
 Batch norm is folded; height, width and batch are free. Each file is run by its own engine and compared with
 the program before it is announced.
@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,23 @@ from easydict import EasyDict as edict
 from common.errors import UserError
 from common.files import atomic, require_writable
 from images import metrics, photos
+from images.pixels import to_integers
 from model import SRGAN_g, layout
 from tf1 import checkpoints, third_party
+from tf1.folding import fold_batch_norm
+from upscaling import ncnn
 from upscaling.engines import CPU_ONLY, run
 from upscaling.freeze import freeze
-from upscaling.upscaler import Upscaler, fold_batch_norm
+from upscaling.upscaler import Upscaler
 
 log = logging.getLogger("srgan")
 
-EVERYBODYS = ("savedmodel", "onnx", "tflite")  # what 'all' is
+EVERYBODYS = ("savedmodel", "onnx", "tflite", "ncnn")  # what 'all' is
 NAMES = {  # of the files, by the scale
     "savedmodel": "savedmodel",
     "onnx": "srgan_x{}.onnx",
     "tflite": "srgan_x{}.tflite",
+    "ncnn": "srgan_x{}.param",  # and srgan_x{}.bin
     "tensorlayer": "g_srgan.npz",
 }
 MAX_DIFFERENCE = 1  # 8-bit values by which an export may differ from the program
@@ -47,8 +52,9 @@ def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> Non
     scale = meta["arguments"]["scale"]
     paths = {name: folder / NAMES[name].format(scale) for name in formats}
     for path in paths.values():
-        if path.exists():
-            raise UserError(f"--output: {path} is there already: name another folder, or remove it")
+        for file in _files_of(path):
+            if file.exists():
+                raise UserError(f"--output: {file} is there already: name another folder, or remove it")
     card = folder / "README.md"
     before = card.read_text(errors="replace") if card.exists() else CARD_TITLE
     if not before.startswith(CARD_TITLE):
@@ -62,12 +68,13 @@ def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> Non
         try:
             WRITERS[name](path, arrays, meta["arguments"])
             made = {size: run(path, name, lr[: size[0], : size[1]]) for size in expected}
+            remark = _in_float16(arrays, meta["arguments"], lr, expected) if name == "ncnn" else ""
         except ModuleNotFoundError as error:
             raise UserError(f"--format {name} needs the package {error.name}: {HOW_TO_INSTALL}") from None
         except BaseException:
             _remove(path)
             raise
-        verdict = _verdict(path, name, made, expected)
+        verdict = _verdict(path, name, made, expected) + remark
         lines.append(f"- {path.name}: {verdict}")
         log.info("Wrote %s: %s", path, verdict)
     sr = expected[lr.shape[:2]]
@@ -91,11 +98,30 @@ def _verdict(path: Path, format: str, made: dict, expected: dict) -> str:
     return f"differs from the program by at most {most} of 255"
 
 
+def _in_float16(arrays: dict, arguments: dict, lr: np.ndarray, expected: dict) -> str:
+    """What storing float16 changes in ncnn, as programs on a GPU do."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "float16.param"
+        ncnn.Network(arrays, arguments, float16=True).write(path)
+        net, image = ncnn.load(path), (lr / 255).astype(np.float16)
+        difference = np.abs(to_integers(2 * ncnn.run(net, image) - 1).astype(int) - expected[lr.shape[:2]])
+        largest = ncnn.largest_activation(net, image)
+    return (
+        f", with float16 storage by {difference.max()}; largest activation {largest:.3g} "
+        f"(float16 ends at {np.finfo(np.float16).max:.0f})"
+    )
+
+
+def _files_of(path: Path) -> list[Path]:
+    return [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    for file in _files_of(path):
+        if file.is_dir():
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
 
 
 # -- the graph
@@ -179,6 +205,7 @@ WRITERS = {
     "savedmodel": _write_savedmodel,
     "onnx": _write_onnx,
     "tflite": _write_tflite,
+    "ncnn": lambda path, arrays, arguments: ncnn.Network(arrays, arguments).write(path),
     "tensorlayer": _write_tensorlayer,
 }
 
@@ -193,8 +220,9 @@ A generator of SRGAN (Ledig et al. 2017) that enlarges RGB images by {scale}, tr
 {listed}
 
 Input `input_image`, output `output_image`: [batch, height, width, 3], RGB; SavedModel (`serving_default`) and
-ONNX take and give uint8, TFLite and the SavedModel's signature `float` float32 in [0, 1]. Height, width and
-batch are free; memory grows with the picture, about 1 kB for each pixel of the result.
+ONNX take and give uint8, TFLite and the SavedModel's signature `float` float32 in [0, 1]. ncnn's `data` and
+`output` are [3, height, width], RGB in [0, 1]. Height, width and batch are free; memory grows with the
+picture, about 1 kB for each pixel of the result.
 
 ```python
 import numpy, onnxruntime, imageio.v3

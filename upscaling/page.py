@@ -47,9 +47,9 @@ OURS = {
 class Page:
     """The generators on offer, and what a click on Enlarge does."""
 
-    def __init__(self, settings, own: Path | None = None):
+    def __init__(self, settings, own: Path | None = None, engine: str = "tensorflow"):
         """own: weights that the command line chooses, offered first and loaded at once."""
-        self.settings = settings
+        self.settings, self.engine = settings, engine
         self.weights = {name: checkpoints.locate(shipped) for name, shipped in OURS.items()}
         names = {path: name for name, path in self.weights.items()}
         self.default = AUTOMATIC if own is None else names.get(own, str(own))
@@ -70,7 +70,9 @@ class Page:
             arrays, meta = load_generator(self.weights[name], [("srresnet", share)] if share else [])
             if len(self.upscalers) == KEPT_UPSCALERS:
                 self.upscalers.pop(next(iter(self.upscalers))).close()
-            upscaler = Upscaler(arrays, meta["arguments"], self.settings, source=self.weights[name])
+            upscaler = Upscaler(
+                arrays, meta["arguments"], self.settings, source=self.weights[name], engine=self.engine
+            )
         self.upscalers[name, share] = upscaler  # as the one used last
         return upscaler
 
@@ -101,7 +103,7 @@ def preview(image: np.ndarray) -> np.ndarray:
     return resize(image, *size, Image.Resampling.LANCZOS)
 
 
-def serve(settings, own: Path | None, host: str, port: int) -> int:
+def serve(settings, own: Path | None, host: str, port: int, engine: str) -> int:
     """Serves the page until Ctrl-C or SIGTERM; does not return. port 0: a free one."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -115,7 +117,7 @@ def serve(settings, own: Path | None, host: str, port: int) -> int:
             raise UserError(
                 f"--mode=page needs the package {error.name}: pip install -r requirements-page.txt"
             ) from None
-        made = blocks(gradio, Page(settings, own), Path(folder))
+        made = blocks(gradio, Page(settings, own, engine), Path(folder))
         port = port or _free_port(host)
         try:
             made.queue(default_concurrency_limit=1).launch(

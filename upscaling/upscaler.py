@@ -1,4 +1,4 @@
-"""Upscaling: trained weights as an inference graph, and the tile engine that bounds its memory.
+"""Upscaling by trained weights, in tiles that bound its memory.
 
 The network is run in two stages, both in tiles that overlap by what their convolutions see, so that
 the result equals that of the whole image bit for bit: the trunk, deep but at LR resolution, in
@@ -7,40 +7,71 @@ large tiles; then the upsampling stages, shallow but at up to HR resolution, in 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Protocol
 
 import numpy as np
-import tensorflow as tf
 
 from common.errors import UserError
+from common.machine import memory_budget
 from images.pixels import to_integers
-from model import TRUNK, SRGAN_g, layout
-from tf1 import checkpoints, runtime
-from tf1.layers import BATCH_NORM_EPSILON, Network
-from upscaling.freeze import freeze
+from tf1 import checkpoints
 from upscaling.tiles import Box, tiles
 
 log = logging.getLogger("srgan")
 
 SMALLEST_TILE_PX = 64 * 64  # a tile that does not fit in memory is halved down to this
-LIVE_TRUNK_TENSORS = 6  # of LR size held at once: skip, block input, two in work, two copies
-LIVE_HEAD_TENSORS = 3.5  # of 4h x 4w held at once
-# Scales the input so that each of 256 levels is a bfloat16 number; the first filters make up for it.
-INPUT_SCALE = 127.5 / 128
+ENGINES = ("tensorflow", "ncnn")
+
+
+class Engine(Protocol):
+    """A generator in two stages, functions of arrays; they raise MemoryError where memory is short."""
+
+    device: str  # in words
+    num_filters: int  # channels between the stages
+    trunk_halo: int  # LR px to each side that the trunk's output sees
+    head_halo: int  # LR px to each side that the head's output sees of the trunk's
+    live_trunk_tensors: float  # of LR size and `num_filters` channels, held at once
+    live_head_tensors: float  # of SR size and `num_filters` channels
+
+    def trunk(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 or uint16 [h, w, 3] -> float32 [h, w, num_filters]."""
+
+    def head(self, features: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """float32 [h, w, num_filters] -> [scale * h, scale * w, 3] in [-1, 1]; dtype: that of the pixels."""
+
+    def close(self) -> None: ...
+
+
+def _engine_class(name: str) -> Callable[..., Engine]:
+    """Imports one engine only: TensorFlow takes seconds to start."""
+    if name == "ncnn":
+        from upscaling.ncnn import NcnnEngine
+
+        return NcnnEngine
+    from upscaling.graph import GraphEngine
+
+    return GraphEngine
+
+
+def _layout(network: str) -> tuple[dict, dict[str, tuple]]:
+    """model.layout, for files that do not name their arrays; imports TensorFlow."""
+    from model import layout
+
+    return layout(network)
 
 
 def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tuple[dict, dict]:
     """Arrays and network arguments of a generator's npz, blended as (1 - sum of w) * a + sum of w * b."""
-    arrays, meta = checkpoints.read_network(path, "SRGAN_g", layout)
+    arrays, meta = checkpoints.read_network(path, "SRGAN_g", _layout)
     rest = 1.0 - sum(weight for _, weight in blend)
     mixed = {name: rest * array for name, array in arrays.items()} if blend else arrays
     for other_path, weight in blend:
-        others, other_meta = checkpoints.read_network(other_path, "SRGAN_g", layout)
+        others, other_meta = checkpoints.read_network(other_path, "SRGAN_g", _layout)
         shapes = {name: array.shape for name, array in others.items()}
         if shapes != {name: array.shape for name, array in arrays.items()} or any(
             other_meta["arguments"].get(key) != value for key, value in meta["arguments"].items()
@@ -51,75 +82,32 @@ def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tup
     return {name: array.astype(np.float32) for name, array in mixed.items()}, meta
 
 
-def fold_batch_norm(arrays: dict[str, np.ndarray], norms: dict[str, str]) -> dict[str, np.ndarray]:
-    """Weights with each batch norm multiplied into its convolution; `norms` is the network's.
-
-    gamma * (x - mean) / sqrt(var + eps) + beta is a scale of the filters and a bias.
-    """
-    folded = dict(arrays)
-    for norm, conv in norms.items():
-        gamma, beta, mean, var = (
-            folded.pop(f"{norm}/{name}") for name in ("gamma", "beta", "moving_mean", "moving_var")
-        )
-        scale = gamma / np.sqrt(var + BATCH_NORM_EPSILON)
-        folded[f"{conv}/filters"] = arrays[f"{conv}/filters"] * scale
-        folded[f"{conv}/biases"] = beta - mean * scale
-    return folded
-
-
 class Upscaler:
     """Upscaling by `scale` with trained weights: `upscaler(image)`; use as a context manager.
 
-    One call at a time: oneDNN's convolutions spoil each other's results when two threads run one graph.
+    One call at a time: two threads must not run one engine of TensorFlow's.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], arguments: dict, settings, *, source="weights"):
-        """`arrays` and `arguments` as `load_generator` gives them; `settings` is config.RUNTIME."""
-        self._arrays, self._arguments, self._settings, self._source = arrays, arguments, settings, source
+    def __init__(
+        self,
+        arrays: dict[str, np.ndarray],
+        arguments: dict,
+        settings,
+        *,
+        source: str | Path = "weights",
+        engine: str = "tensorflow",
+    ):
+        """`arrays` and `arguments` as `load_generator` gives them; `settings` is config.RUNTIME.
+
+        engine: one of ENGINES.
+        """
+        self._settings = settings
         self.scale: int = arguments["scale"]
-        self._stages: dict[tf.DType, _Stages] = {}  # by the precision of their convolutions
-        self._dtype = runtime.compute_dtype(settings.precision)
-        net = self._stages_in(self._dtype).net
-        filters = net.tensors[TRUNK].shape[-1]
-        self._trunk_halo = math.ceil(net.reach[TRUNK])
-        self._head_halo = math.ceil(max(net.reach.values()) - net.reach[TRUNK])
-        budget = runtime.memory_budget(settings.memory_mb)
-        self._trunk_px = int(budget / (LIVE_TRUNK_TENSORS * filters * 4))
-        self._head_px = int(budget / (LIVE_HEAD_TENSORS * filters * 4 * self.scale**2))
-
-    def _stages_in(self, dtype: tf.DType) -> _Stages:
-        """The graph and the session whose convolutions compute in `dtype`."""
-        if dtype not in self._stages:
-            self._stages[dtype] = self._build(dtype)
-        return self._stages[dtype]
-
-    def _build(self, dtype: tf.DType) -> _Stages:
-        arrays, arguments, source = self._arrays, self._arguments, self._source
-        options = runtime.session_config(self._settings)
-        on_gpu = runtime.has_gpu()
-        if not on_gpu:
-            runtime.allow_reduced_precision(options, dtype)
-        with tf.Graph().as_default() as graph:
-            t_image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "t_image")
-            try:
-                # on a CPU the graph optimiser brings bfloat16 in
-                net = SRGAN_g(t_image, norm=False, **arguments, dtype=dtype if on_gpu else tf.float32)
-                outputs = tf.identity(net.outputs, "outputs")
-            except (TypeError, ValueError, AssertionError, KeyError) as error:
-                raise UserError(f"{source} describes an unknown network: {error}") from None
-            with tf.compat.v1.Session(config=options) as session:
-                try:
-                    folded = fold_batch_norm(arrays, net.norms)
-                    first_filters = net.all_params[0].op.name
-                    folded[first_filters] = folded[first_filters] / INPUT_SCALE
-                except KeyError as error:
-                    raise UserError(f"{source} does not fit this network: it lacks {error}") from None
-                checkpoints.assign(session, net.all_params, folded, source)
-                frozen = freeze(session, outputs)
-        with tf.Graph().as_default() as graph:
-            tf.graph_util.import_graph_def(frozen, name="")
-        ends = (graph.get_tensor_by_name(t.name) for t in (t_image, net.tensors[TRUNK], outputs))
-        return _Stages(net, tf.compat.v1.Session(graph=graph, config=options), *ends)
+        self.engine = _engine_class(engine)(arrays, arguments, settings, source)
+        self._trunk_halo, self._head_halo = self.engine.trunk_halo, self.engine.head_halo
+        px_per_tensor = memory_budget(settings.memory_mb) / (self.engine.num_filters * 4)
+        self._trunk_px = int(px_per_tensor / self.engine.live_trunk_tensors)
+        self._head_px = int(px_per_tensor / self.engine.live_head_tensors / self.scale**2)
 
     def __enter__(self) -> Upscaler:
         return self
@@ -128,8 +116,7 @@ class Upscaler:
         self.close()
 
     def close(self) -> None:
-        for stages in self._stages.values():
-            stages.session.close()
+        self.engine.close()
 
     def __call__(
         self,
@@ -140,45 +127,42 @@ class Upscaler:
     ) -> np.ndarray:
         """uint8 or uint16 RGB [h, w, 3] -> same type [scale * h, scale * w, 3].
 
-        16-bit images are computed in float32, as bfloat16 keeps about 8 of their bits.
         self_ensemble: the mean over eight flips and quarter turns (Timofte et al. 2016, section 3.6).
-        `progress` is told the share that is done, in (0, 1], after each tile.
+        `progress` gets the fraction that is done, in (0, 1], after each tile.
         """
         assert image.ndim == 3 and image.shape[2] == 3 and image.dtype in (np.uint8, np.uint16)
-        stages = self._stages_in(self._dtype if image.dtype == np.uint8 else tf.float32)
         views = list(itertools.product(range(4), (1, -1))) if self_ensemble else [(0, 1)]
         while True:
             try:
-                return self._upscale(stages, image, views, progress)
-            except (tf.errors.ResourceExhaustedError, MemoryError):
+                return self._upscale(image, views, progress)
+            except MemoryError:
                 self._trunk_px, self._head_px = self._trunk_px // 2, self._head_px // 2
                 if self._head_px < SMALLEST_TILE_PX:
                     raise UserError("there is too little memory for even the smallest tile") from None
                 log.warning("Out of memory: going on with tiles of half the size")
 
-    def _upscale(self, stages: _Stages, image: np.ndarray, views: list, progress: Callable) -> np.ndarray:
+    def _upscale(self, image: np.ndarray, views: list, progress: Callable) -> np.ndarray:
         """The mean of what the network makes of each view, (quarter turns, flip) of the image."""
-        whole = Box(0, 0, *image.shape[:2])
-        half_range, scale = np.float32(np.iinfo(image.dtype).max / 2), self.scale
+        whole, scale = Box(0, 0, *image.shape[:2]), self.scale
+        head = functools.partial(self.engine.head, dtype=image.dtype)
         result = None
         done_px = 0
         mb = self._settings.memory_mb
-        left = runtime.memory_budget(mb, scale**2 * image.nbytes) / runtime.memory_budget(mb)
+        left = memory_budget(mb, scale**2 * image.nbytes) / memory_budget(mb)
         trunk_px, head_px = int(left * self._trunk_px), int(left * self._head_px)
         for tile in tiles(whole, trunk_px, self._trunk_halo + self._head_halo):
             needed = tile.grown(self._head_halo, whole)
             seen = needed.grown(self._trunk_halo, whole)
-            lr = (image[seen.slices()] - half_range) * np.float32(INPUT_SCALE / half_range)
             total = 0.0  # of this tile only, since a whole result in floats is too large
             for view in views:
-                features = _run_turned(stages, stages.trunk, stages.t_image, lr, view)[needed.slices(seen)]
+                features = _run_turned(self.engine.trunk, image[seen.slices()], view)[needed.slices(seen)]
                 sr = np.empty(
                     (scale * (tile.bottom - tile.top), scale * (tile.right - tile.left), 3), np.float32
                 )
                 for part in tiles(tile, head_px, self._head_halo):
                     around = part.grown(self._head_halo, whole)
                     window = features[around.slices(needed)]
-                    enlarged = _run_turned(stages, stages.outputs, stages.trunk, window, view)
+                    enlarged = _run_turned(head, window, view)
                     sr[part.slices(tile, scale)] = enlarged[part.slices(around, scale)]
                     done_px += part.area
                     progress(done_px / (whole.area * len(views)))
@@ -190,19 +174,8 @@ class Upscaler:
         return result
 
 
-class _Stages(NamedTuple):
-    """The network in one precision: `t_image` to `trunk`, `trunk` to `outputs`."""
-
-    net: Network
-    session: tf.compat.v1.Session
-    t_image: tf.Tensor
-    trunk: tf.Tensor
-    outputs: tf.Tensor
-
-
-def _run_turned(stages: _Stages, fetch: tf.Tensor, feed: tf.Tensor, window: np.ndarray, view) -> np.ndarray:
-    """What the network makes of a turned and flipped window, turned and flipped back."""
+def _run_turned(run: Callable, window: np.ndarray, view) -> np.ndarray:
+    """What a stage makes of a turned and flipped window, turned and flipped back."""
     turns, flip = view
-    turned = np.rot90(window, turns)[:, ::flip]
-    made = stages.session.run(fetch, {feed: turned[None]})[0]
+    made = run(np.rot90(window, turns)[:, ::flip])
     return np.rot90(made[:, ::flip], -turns)

@@ -60,13 +60,13 @@ def test_precision_follows_the_gpu_where_there_is_one(monkeypatch, capability, e
 
 
 def test_memory_for_upscaling_is_bounded(monkeypatch):
-    monkeypatch.setattr(runtime, "memory_limit", lambda: 2**40)
-    assert runtime.memory_budget(0) == runtime.memory_budget(0, 200 * MB) == 1280 * MB
-    assert runtime.memory_budget(0, 300 * MB) == 980 * MB  # a large result is part of it
-    assert runtime.memory_budget(0, 1152 * MB) == 256 * MB
-    monkeypatch.setattr(runtime, "memory_limit", lambda: 400 * MB)
-    assert runtime.memory_budget(0) == 100 * MB
-    assert runtime.memory_budget(300) == runtime.memory_budget(300, 2000 * MB) == 300 * MB
+    monkeypatch.setattr(machine, "memory_limit", lambda: 2**40)
+    assert machine.memory_budget(0) == machine.memory_budget(0, 200 * MB) == 1280 * MB
+    assert machine.memory_budget(0, 300 * MB) == 980 * MB  # a large result is part of it
+    assert machine.memory_budget(0, 1152 * MB) == 256 * MB
+    monkeypatch.setattr(machine, "memory_limit", lambda: 400 * MB)
+    assert machine.memory_budget(0) == 100 * MB
+    assert machine.memory_budget(300) == machine.memory_budget(300, 2000 * MB) == 300 * MB
 
 
 def test_a_containers_limit_counts_as_the_machines(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Exports: what each engine makes of them is what the program makes."""
 
+import re
 import sys
 
 import numpy as np
@@ -15,8 +16,9 @@ from upscaling.engines import engine
 from upscaling.export import NAMES, export
 from upscaling.upscaler import Upscaler, load_generator
 
-NEEDS = {"onnx": ("tf2onnx", "onnxruntime"), "tflite": ("ai_edge_litert",)}
-META = {"arguments": NETWORKS["tensorlayer"], "recipe": "test", "step": 1}
+NEEDS = {"onnx": ("tf2onnx", "onnxruntime"), "tflite": ("ai_edge_litert",), "ncnn": ("ncnn",)}
+ARGUMENTS = {key: value for key, value in NETWORKS["tensorlayer"].items() if key != "init"}
+META = {"arguments": ARGUMENTS, "recipe": "test", "step": 1}
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +74,26 @@ def test_the_savedmodel_serves_bytes_and_floats(tmp_path, arrays):
     np.testing.assert_allclose(made["float"] * 255, made["serving_default"], atol=0.51)
 
 
-@pytest.mark.parametrize("format", ["savedmodel", "tflite"])
+@pytest.mark.parametrize("format", ["savedmodel", "tflite", "ncnn"])
 def test_an_export_that_differs_is_refused_and_removed(tmp_path, arrays, monkeypatch, format):
     require(format)
     monkeypatch.setattr(exporting, "run", lambda path, name, image: image.repeat(4, axis=0).repeat(4, axis=1))
     with pytest.raises(UserError, match=r"differs from the program by \d+ 8-bit values: not written"):
         export(arrays, META, SETTINGS, tmp_path, format)
-    assert not (tmp_path / NAMES[format].format(4)).exists()
+    assert not [path for path in tmp_path.iterdir() if path.name != "README.md"]
+
+
+def test_ncnns_files_are_described(tmp_path, arrays, caplog):
+    require("ncnn")
+    caplog.set_level("INFO", "srgan")
+    export(arrays, META, SETTINGS, tmp_path, "ncnn")
+    assert {path.name for path in tmp_path.iterdir()} == {"srgan_x4.param", "srgan_x4.bin", "README.md"}
+    assert re.search(r"with float16 storage by [01]; largest activation \d", caplog.text)
+    lines = (tmp_path / "srgan_x4.param").read_text().splitlines()
+    assert lines[0] == "7767517" and lines[2] == "Input data 0 1 data" and " output" in lines[-1]
+    (tmp_path / "srgan_x4.param").unlink()
+    with pytest.raises(UserError, match=r"srgan_x4\.bin is there already"):
+        export(arrays, META, SETTINGS, tmp_path, "ncnn")
 
 
 def test_tensorlayers_list_is_that_of_the_notes_network_only(tmp_path, arrays):

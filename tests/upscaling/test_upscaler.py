@@ -11,9 +11,11 @@ from common.settings import make_config
 from images.pixels import to_integers
 from model import SRGAN_g
 from tf1 import checkpoints, runtime
+from tf1.folding import fold_batch_norm
+from upscaling import graph
 from upscaling import upscaler as engine
 from upscaling.tiles import Box, tiles
-from upscaling.upscaler import Upscaler, fold_batch_norm, load_generator
+from upscaling.upscaler import Upscaler, load_generator
 
 SETTINGS = make_config(settings=["RUNTIME.precision=float32"]).RUNTIME
 NETWORKS = {
@@ -59,7 +61,7 @@ def upscaler(request):
 
 def stages_of(upscaler):
     """Of 8-bit pictures."""
-    return upscaler._stages[upscaler._dtype]
+    return upscaler.engine._stages_for(np.uint8)
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def small_tiles(upscaler, monkeypatch):
 def test_other_scales_have_their_pixel_shuffles_and_exact_tiles(scale, monkeypatch):
     arguments = SCALED[f"x{scale}"]
     with Upscaler(weights(arguments), arguments, SETTINGS) as upscaler:
-        ops = upscaler._stages[upscaler._dtype].session.graph.get_operations()
+        ops = stages_of(upscaler).session.graph.get_operations()
         blocks = [op.get_attr("block_size") for op in ops if op.type == "DepthToSpace"]
         assert blocks == {2: [2], 3: [3], 8: [2, 2, 2]}[scale]
         lr = picture(37, 53)
@@ -127,7 +129,7 @@ def test_tiled_result_equals_the_whole_picture_bit_for_bit(upscaler, small_tiles
     box = Box(0, 0, *size)
     assert len(list(tiles(box, upscaler._trunk_px, halo))) > 1
     assert len(list(tiles(box, upscaler._head_px, upscaler._head_halo))) > 1
-    is_exact = "avx512f" in runtime.cpu_flags() and upscaler._arguments["first_kernel"] == 3
+    is_exact = "avx512f" in runtime.cpu_flags() and upscaler.engine._arguments["first_kernel"] == 3
     atol = 0 if is_exact else 4e-6  # of 1: a 2,000th of an 8-bit value
     np.testing.assert_allclose(floats(), whole, rtol=0, atol=atol)
 
@@ -303,7 +305,7 @@ def test_integers_are_rounded_and_clipped():
 def test_deep_pictures_are_computed_in_float32_whatever_the_precision(monkeypatch):
     """bfloat16 keeps about 8 of 16 bits."""
     asked = []
-    monkeypatch.setattr(engine.runtime, "allow_reduced_precision", lambda _, dtype: asked.append(dtype))
+    monkeypatch.setattr(graph.runtime, "allow_reduced_precision", lambda _, dtype: asked.append(dtype))
     arguments = NETWORKS["tensorlayer"]
     settings = make_config(settings=["RUNTIME.precision=bfloat16"]).RUNTIME
     with Upscaler(weights(arguments), arguments, settings) as upscaler:

@@ -1,0 +1,212 @@
+"""ncnn's files and engine: what they make is what the program makes by TensorFlow."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_upscaler import NETWORKS, SETTINGS, picture, weights, write_weights
+
+import main
+from common.errors import UserError
+from common.settings import make_config
+from images.files import read_rgb, write_rgb
+from images.photos import validation_photo
+from tf1 import checkpoints
+from upscaling import ncnn
+from upscaling.page import Page
+from upscaling.upscaler import Upscaler, load_generator
+
+pytest.importorskip("ncnn", reason="pip install -r requirements-export.txt")
+
+ROOT = Path(__file__).parents[2]
+ARGUMENTS = {
+    name: {key: value for key, value in arguments.items() if key != "init"}
+    for name, arguments in NETWORKS.items()
+}
+ARGUMENTS["linear"] = {**ARGUMENTS["tensorlayer"], "output_activation": "linear"}
+ARGUMENTS["even"] = {**ARGUMENTS["paper"], "first_kernel": 4, "last_kernel": 2, "num_filters": 5}
+ARGUMENTS["prelu, 1x1"] = {**ARGUMENTS["tensorlayer"], "activation": "prelu"}
+ARGUMENTS |= {
+    f"{name}, x{scale}": {**ARGUMENTS[name], "scale": scale} for name in NETWORKS for scale in (2, 3, 8)
+}
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    arrays, meta = load_generator(checkpoints.locate("srgan"))
+    with (
+        Upscaler(arrays, meta["arguments"], SETTINGS) as by_tensorflow,
+        Upscaler(arrays, meta["arguments"], SETTINGS, engine="ncnn") as by_ncnn,
+    ):
+        yield by_tensorflow, by_ncnn
+
+
+def difference(first, second) -> int:
+    assert first.dtype == second.dtype and first.shape == second.shape
+    return np.abs(first.astype(int) - second).max()
+
+
+@pytest.mark.parametrize("network", ARGUMENTS)
+def test_every_network_gives_the_programs_images(network):
+    arguments = ARGUMENTS[network]
+    arrays = weights(arguments)
+    with (
+        Upscaler(arrays, arguments, SETTINGS) as expected,
+        Upscaler(arrays, arguments, SETTINGS, engine="ncnn") as made,
+    ):
+        for size in ((1, 1), (17, 30)):
+            assert difference(made(picture(*size)), expected(picture(*size))) <= 1
+        deep = picture(17, 30, np.uint16)
+        assert difference(made(deep), expected(deep)) <= 8  # of 65535
+        assert made(deep).std() > 1000  # not a constant image
+        for name in ("num_filters", "trunk_halo", "head_halo"):
+            assert getattr(made.engine, name) == getattr(expected.engine, name)
+
+
+@pytest.mark.parametrize("name", checkpoints.SHIPPED)
+def test_shipped_weights_give_the_programs_image(name):
+    arrays, meta = load_generator(checkpoints.locate(name))
+    lr = validation_photo()[100:124, 100:130]
+    with (
+        Upscaler(arrays, meta["arguments"], SETTINGS) as expected,
+        Upscaler(arrays, meta["arguments"], SETTINGS, engine="ncnn") as made,
+    ):
+        assert difference(made(lr), expected(lr)) <= 1
+
+
+def test_tiles_give_the_whole_image_within_one_level(shipped, monkeypatch):
+    """Winograd's sums depend on where a pixel lies in a tile: not bit for bit."""
+    _, upscaler = shipped
+    lr = np.tile(validation_photo()[:60, :60], (2, 2, 1))
+    whole, calls = upscaler(lr), []
+    halo = upscaler._trunk_halo + upscaler._head_halo
+    monkeypatch.setattr(upscaler, "_trunk_px", (2 * halo + 41) ** 2)
+    monkeypatch.setattr(upscaler, "_head_px", 31**2)
+    assert difference(upscaler(lr, progress=calls.append), whole) <= 1
+    assert len(calls) > 9 and calls[-1] == 1.0
+
+
+def test_self_ensemble(shipped):
+    by_tensorflow, by_ncnn = shipped
+    lr = validation_photo()[100:112, 100:118]
+    expected = by_tensorflow(lr, self_ensemble=True)
+    assert difference(by_ncnn(lr, self_ensemble=True), expected) <= 1
+    assert difference(by_ncnn(lr), expected) > 1
+
+
+@pytest.mark.parametrize(("kind", "most"), [("gray", 1), ("alpha", 1), ("deep", 8)])
+def test_files_of_every_kind_are_those_of_tensorflow(tmp_path, kind, most):
+    import pyvips
+
+    photo = validation_photo()[100:124, 100:130]
+    pixels = {
+        "gray": photo[..., 1],
+        "alpha": np.dstack([photo, photo[..., 0]]),
+        "deep": photo.astype(np.uint16) * 257 + picture(24, 30),
+    }[kind]
+    pyvips.Image.new_from_array(pixels).write_to_file(str(tmp_path / "image.png"))
+    made = []
+    for engine in main.ENGINES:
+        target = tmp_path / f"{engine}.png"
+        options = ["--engine", engine, "--set", "RUNTIME.precision=float32"]
+        inputs = ["--input", str(tmp_path / "image.png"), "--output", str(target)]
+        assert main.main(["--mode=evaluate", "--weights=srgan", *options, *inputs]) == 0
+        made.append(np.asarray(pyvips.Image.new_from_file(str(target))))
+    assert made[0].shape[:2] == (96, 120) and made[0].dtype == pixels.dtype
+    assert difference(*made) <= most
+
+
+def test_validation_and_benchmark(tmp_path, caplog):
+    weights_file = str(write_weights(tmp_path / "g.npz", ARGUMENTS["tensorlayer"]))
+    write_rgb(tmp_path / "set/photo.png", validation_photo()[:64, :64])
+    valid = ["--set", f"VALID.hr_img_path={tmp_path / 'set'}", "--samples-dir", str(tmp_path / "samples")]
+    common = ["--engine", "ncnn", "--weights", weights_file]
+    assert main.main(["--mode=evaluate", *common, *valid]) == 0
+    sets = ["--input", str(tmp_path / "set"), "--output", str(tmp_path / "scored")]
+    assert main.main(["--mode=benchmark", *common, *sets]) == 0
+    scored = read_rgb(tmp_path / "scored/set/photo_x4.png")
+    assert np.array_equal(scored, read_rgb(tmp_path / "samples/evaluate/valid_gen.png"))
+    assert caplog.text.count("Upscaling on CPU, by ncnn") == 2
+
+
+def test_the_page_runs_it(tmp_path, shipped):
+    page = Page(SETTINGS, checkpoints.locate("srgan"), "ncnn")
+    write_rgb(tmp_path / "photo.png", validation_photo()[100:112, 100:118])
+    (tmp_path / "work").mkdir()
+    name = page.default
+    _, file = page.enlarge(tmp_path / "photo.png", name, 0.0, 4.0, tmp_path / "work", lambda done: None)
+    assert np.array_equal(read_rgb(file), shipped[1](validation_photo()[100:112, 100:118]))
+
+
+def test_the_engine_imports_no_tensorflow(tmp_path):
+    write_rgb(tmp_path / "photo.png", picture(9, 14))
+    argv = ["--mode=evaluate", "--engine=ncnn", f"--input={tmp_path / 'photo.png'}", f"--output={tmp_path}"]
+    code = (
+        f"import sys, main\nassert main.main({argv}) == 0\n"
+        "assert not {'tensorflow', 'tensorlayer', 'matplotlib', 'scipy.ndimage'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "TensorFlow" not in done.stdout and (tmp_path / "photo_x4.png").exists()
+
+
+def refusal(capsys, *argv) -> str:
+    assert main.main(list(argv)) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1
+    return stderr
+
+
+def test_a_missing_package_is_asked_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "ncnn", None)
+    sentence = refusal(capsys, "--mode=evaluate", "--engine=ncnn", "--weights=srgan")
+    assert f"--engine ncnn needs the package ncnn: pip install ncnn=={ncnn.VERSION}" in sentence
+    assert f"ncnn=={ncnn.VERSION}" in (ROOT / "requirements-export.txt").read_text().splitlines()
+
+
+def test_options_that_do_not_go_together_are_refused(capsys, tmp_path):
+    for mode in (["--mode=srgan"], ["--mode=export", "--format=ncnn", f"--output={tmp_path}"]):
+        assert "unrecognized arguments: --engine=ncnn" in refusal(capsys, *mode, "--engine=ncnn")
+    argv = ("--mode=evaluate", "--engine=ncnn", "--weights=srgan", "--set", "RUNTIME.precision=bfloat16")
+    assert "RUNTIME.precision=bfloat16 needs --engine tensorflow" in refusal(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"num_blocks": 3}, "it lacks 'SRGAN_g/n64s1/c1/2/filters'"),
+        ({"num_blocks": 1}, "it has SRGAN_g/n64s1/c1/1/biases too"),
+        ({"num_filters": 8}, r"c/filters is \(3, 3, 3, 4\), not \(3, 3, 3, 8\)"),
+        ({"unheard_of": 1}, "unknown network"),
+        ({"activation": "selu"}, "unknown network"),
+        ({"scale": 5}, "unknown network: scale 5"),
+        ({"num_blocks": "2"}, "unknown network"),
+    ],
+)
+def test_weights_that_do_not_fit_their_description_are_refused(arguments, sentence):
+    described = {**ARGUMENTS["tensorlayer"], **arguments}
+    with pytest.raises(UserError, match=f"x.npz.*{sentence}"):
+        Upscaler(weights(ARGUMENTS["tensorlayer"]), described, SETTINGS, source="x.npz", engine="ncnn")
+
+
+def test_float16_rounds_every_blob(tmp_path):
+    arrays = weights(ARGUMENTS["paper"])
+    image = picture(9, 7) / np.float32(255)
+    for float16 in (False, True):
+        ncnn.Network(arrays, ARGUMENTS["paper"], float16=float16).write(tmp_path / f"{float16}.param")
+    exact, rounded = (ncnn.load(tmp_path / f"{float16}.param") for float16 in (False, True))
+    for blob in ("n64s1/c", "b_residual_add/0", ncnn.TRUNK, "output"):
+        values = ncnn.run(rounded, image, target=blob)
+        assert np.array_equal(values, values.astype(np.float16))
+        assert 0 < np.abs(values - ncnn.run(exact, image, target=blob)).max() < 1e-2
+    largest = ncnn.largest_activation(exact, image)
+    assert largest >= np.abs(ncnn.run(exact, image, target=ncnn.TRUNK)).max()
+
+
+def test_threads_are_as_set():
+    settings = make_config(settings=["RUNTIME.intra_op_threads=1"]).RUNTIME
+    arguments = ARGUMENTS["tensorlayer"]
+    with Upscaler(weights(arguments), arguments, settings, engine="ncnn") as upscaler:
+        assert upscaler.engine._net.opt.num_threads == 1

@@ -1,0 +1,23 @@
+"""Batch norm multiplied into the convolution before it; imports no TensorFlow."""
+
+from __future__ import annotations
+
+import numpy as np
+
+BATCH_NORM_EPSILON = 1e-5
+
+
+def fold_batch_norm(arrays: dict[str, np.ndarray], norms: dict[str, str]) -> dict[str, np.ndarray]:
+    """Weights with each batch norm multiplied into its convolution; `norms` is the network's.
+
+    gamma * (x - mean) / sqrt(var + eps) + beta is a scale of the filters and a bias.
+    """
+    folded = dict(arrays)
+    for norm, conv in norms.items():
+        gamma, beta, mean, var = (
+            folded.pop(f"{norm}/{name}") for name in ("gamma", "beta", "moving_mean", "moving_var")
+        )
+        scale = gamma / np.sqrt(var + BATCH_NORM_EPSILON)
+        folded[f"{conv}/filters"] = arrays[f"{conv}/filters"] * scale
+        folded[f"{conv}/biases"] = beta - mean * scale
+    return folded

@@ -6,6 +6,7 @@ import collections
 import logging
 import mimetypes
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from images.files import READ_SUFFIXES
 
 log = logging.getLogger("srgan")
 
+# Images that mimetypes does not know on every system
+_MORE_SUFFIXES = re.compile(r"\.(heic|heif|jxl|exr|hdr|psd|dng|nef|cr2|cr3|arw|raf|orf|rw2)")
 
-def list_pictures(folder: str | os.PathLike, setting: str, skip: Collection[Path] = ()) -> list[Path]:
+
+def list_images(folder: str | os.PathLike, setting: str, skip: Collection[Path] = ()) -> list[Path]:
     """Images in a folder and all folders below it, sorted; `setting` names it in errors.
 
-    Left out are names that begin with a dot ('._a.jpg' of macOS, unfinished files of this program), links in
-    a circle, and the folders `skip`, given resolved. The log counts images of kinds that are not read.
+    Skips names that begin with a dot ('._a.jpg' of macOS, unfinished files of this program), circular links
+    and the resolved folders `skip`. Logs how many images are of kinds that are not read.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -35,7 +39,7 @@ def list_pictures(folder: str | os.PathLike, setting: str, skip: Collection[Path
 
     found: list[Path] = []
     seen = set(skip)
-    # without onerror os.walk passes over folders that it may not read
+    # without onerror os.walk skips folders that it may not read
     for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
         if (real_root := Path(root).resolve()) in seen:
             folders.clear()
@@ -43,24 +47,19 @@ def list_pictures(folder: str | os.PathLike, setting: str, skip: Collection[Path
         seen.add(real_root)
         folders[:] = [name for name in folders if not name.startswith(".")]
         here = [Path(root, name) for name in names if not name.startswith(".")]
-        # not pipes and devices; a link to nothing is reported when it is read
+        # neither pipes nor devices; a broken link is reported when it is read
         found += [path for path in here if os.path.isfile(path) or not os.path.exists(path)]
-    unread = collections.Counter(path.suffix.lower() for path in found if _is_unread_image(path))
+    images = [path for path in found if path.suffix.lower() in READ_SUFFIXES]
+    unread = collections.Counter(path.suffix.lower() for path in found if _is_image_of_other_kind(path))
     if unread:
         kinds = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(unread.items()))
         log.warning("%s: left out images of kinds that are not read: %s", folder, kinds)
-    images = [path for path in found if path.suffix.lower() in READ_SUFFIXES]
     if not images:
         kinds = ", ".join(suffix[1:] for suffix in READ_SUFFIXES)
         raise UserError(f"{setting}: no images in {str(folder)!r}; put some there ({kinds})")
     return sorted(images)
 
 
-def _is_unread_image(path: Path) -> bool:
-    kind = mimetypes.guess_type(path.name)[0] or ""
-    return path.suffix.lower() not in READ_SUFFIXES and (
-        kind.startswith("image/") or path.suffix.lower() in RAW
-    )
-
-
-RAW = (".jxl", ".exr", ".hdr", ".psd", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2")
+def _is_image_of_other_kind(path: Path) -> bool:
+    suffix, kind = path.suffix.lower(), mimetypes.guess_type(path.name)[0] or ""
+    return suffix not in READ_SUFFIXES and (kind.startswith("image/") or _MORE_SUFFIXES.fullmatch(suffix))

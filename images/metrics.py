@@ -9,7 +9,7 @@ from skimage import color
 from skimage import metrics as skimage_metrics
 
 PEAK = 255.0
-LEAST_SIDE = 20  # px of a picture: the border, and SSIM's window within it
+LEAST_SIDE = 20  # px of an image: room for the border and SSIM's window
 BORDER = 4  # pixels shaved off each side: the scale factor, the usual protocol
 
 
@@ -24,41 +24,26 @@ def to_y(rgb: np.ndarray) -> np.ndarray:
     return color.rgb2ycbcr(rgb)[..., 0]
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Two pictures of one shape, 0-255 -> PSNR in dB, infinite where they are equal."""
-    assert a.shape == b.shape, (a.shape, b.shape)
+def psnr_y(a: np.ndarray, b: np.ndarray, border: int = BORDER) -> float:
+    """Two uint8 [h, w, 3] images -> PSNR in dB on Y, `border` pixels shaved off; infinite if equal."""
+    a, b = _shaved_y(a, b, border)
     if np.array_equal(a, b):
         return math.inf
     return float(skimage_metrics.peak_signal_noise_ratio(a, b, data_range=PEAK))
 
 
-def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Two [h, w] pictures, 0-255, 11 px or more a side -> mean SSIM (Wang et al. 2004)."""
-    assert a.shape == b.shape, (a.shape, b.shape)
-    assert a.ndim == 2, a.shape
-    # The window of the paper's MATLAB code, 11x11, averaged where it lies within the picture.
-    return float(
-        skimage_metrics.structural_similarity(
-            a.astype(np.float64),
-            b.astype(np.float64),
-            data_range=PEAK,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-    )
-
-
-def psnr_y(a: np.ndarray, b: np.ndarray, border: int = BORDER) -> float:
-    """Two uint8 [h, w, 3] pictures -> PSNR in dB on Y, `border` pixels shaved off each side."""
-    return psnr(_shaved_y(a, border), _shaved_y(b, border))
-
-
 def ssim_y(a: np.ndarray, b: np.ndarray, border: int = BORDER) -> float:
-    """Two uint8 [h, w, 3] pictures -> mean SSIM on Y, `border` pixels shaved off each side."""
-    return ssim(_shaved_y(a, border), _shaved_y(b, border))
+    """Two uint8 [h, w, 3] images -> mean SSIM on Y (Wang et al. 2004), `border` pixels shaved off.
+
+    The window is that of the paper's MATLAB code, 11 x 11, at each position inside the image.
+    """
+    a, b = _shaved_y(a, b, border)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(skimage_metrics.structural_similarity(a, b, data_range=PEAK, **options))
 
 
-def _shaved_y(rgb: np.ndarray, border: int) -> np.ndarray:
-    assert min(rgb.shape[:2]) > 2 * border, (rgb.shape, border)
-    return to_y(rgb)[border : rgb.shape[0] - border, border : rgb.shape[1] - border]
+def _shaved_y(a: np.ndarray, b: np.ndarray, border: int) -> tuple[np.ndarray, np.ndarray]:
+    height, width = a.shape[:2]
+    assert a.shape == b.shape and min(height, width) > 2 * border, (a.shape, b.shape, border)
+    inside = np.s_[border : height - border, border : width - border]
+    return to_y(a)[inside], to_y(b)[inside]

@@ -1,4 +1,4 @@
-"""Photographs that ship inside installed packages: the embedded training set and validation picture."""
+"""Photographs that ship inside installed packages: the embedded training set and validation image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from common.errors import UserError
 from images import bicubic, files, metrics
-from images.listing import list_pictures
+from images.listing import list_images
 from images.pixels import crop_to_multiple
 
 SAMPLE = "sample"
@@ -33,50 +33,49 @@ def sample_photos() -> dict[str, np.ndarray]:
 
 
 def validation_photo() -> np.ndarray:
-    """An embedded photograph that is not among the training ones, uint8 [512, 512, 3] RGB."""
+    """The embedded photograph that is kept for validation, uint8 [512, 512, 3] RGB."""
     return files.read_rgb(packaged(*VALIDATION_FILE))
 
 
 def validation_pair(hr_img_path: str, lr_img_path: str = "", imid: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (HR, LR) of the validation picture, HR four times as large.
+    """uint8 (HR, LR) of the validation image, HR four times as large.
 
-    A path is 'sample' (HR only), a picture, or a folder, whose picture number `imid` is taken. Without
-    `lr_img_path` LR is made from HR, whose sides are cut to multiples of 4, by MATLAB's bicubic.
+    A path is 'sample' (HR only), an image, or a folder, of which image number `imid` is taken. Without
+    `lr_img_path` LR is made from HR, whose sides are cropped to multiples of 4, by MATLAB's bicubic.
     """
-    if hr_img_path == SAMPLE:
-        hr = validation_photo()
-    else:
-        hr = files.read_rgb(_numbered(hr_img_path, imid, "VALID.hr_img_path"))
+    hr = (
+        validation_photo()
+        if hr_img_path == SAMPLE
+        else _read_numbered("VALID.hr_img_path", hr_img_path, imid)
+    )
     hr = crop_to_multiple(hr, bicubic.SCALE)
-    if min(hr.shape[:2]) < metrics.LEAST_SIDE:
-        side = metrics.LEAST_SIDE
-        raise UserError(f"VALID.hr_img_path: the picture is smaller than {side} x {side} px")
+    if min(hr.shape[:2]) < (side := metrics.LEAST_SIDE):
+        raise UserError(f"VALID.hr_img_path: the image is smaller than {side} x {side} px")
     if not lr_img_path:
         return hr, bicubic.downsample(hr)
-    path = _numbered(lr_img_path, imid, "VALID.lr_img_path")
-    lr = files.read_rgb(path)
+    lr = _read_numbered("VALID.lr_img_path", lr_img_path, imid)
     if (lr.shape[0] * bicubic.SCALE, lr.shape[1] * bicubic.SCALE) != hr.shape[:2]:
-        raise UserError(f"VALID.lr_img_path: {path} is not a quarter of VALID.hr_img_path's picture")
+        raise UserError("VALID.lr_img_path: the image is not a quarter of VALID.hr_img_path's")
     return hr, lr
 
 
-def _numbered(path: str, imid: int, setting: str) -> Path:
+def _read_numbered(setting: str, path: str, imid: int) -> np.ndarray:
     if Path(path).is_file():
-        return Path(path)
-    pictures = list_pictures(path, setting)
-    if imid >= len(pictures):
-        raise UserError(f"VALID.imid is {imid}, but {setting} has {len(pictures)} pictures, from 0 on")
-    return pictures[imid]
+        return files.read_rgb(path)
+    images = list_images(path, setting)
+    if imid >= len(images):
+        raise UserError(f"VALID.imid is {imid}, but {setting} has {len(images)} images, from 0 on")
+    return files.read_rgb(images[imid])
 
 
 def packaged(package: str, file: str) -> Path:
-    """Path of a file inside an installed package, which is not imported for it."""
+    """Path of a file inside an installed package, found without importing it."""
     spec = importlib.util.find_spec(package)
     path = Path(spec.submodule_search_locations[0], file) if spec else None
     if path is None or not path.is_file():
         raise UserError(
             f"The sample photo {package}/{file} is not installed; run "
             f"`pip install --force-reinstall {_DISTRIBUTIONS.get(package, package)}` "
-            "or name a folder of pictures."
+            "or name a folder of images."
         )
     return path

@@ -1,4 +1,4 @@
-"""Pixel ranges, and several pictures as one."""
+"""Pixel ranges and sizes, and several images side by side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def to_float(image: np.ndarray) -> np.ndarray:
 
 
 def to_integers(image: np.ndarray, dtype: np.dtype = np.uint8) -> np.ndarray:
-    """Float in [-1, 1] -> uint8 or uint16, rounded, what lies outside clipped."""
+    """Float in [-1, 1] -> uint8 or uint16, rounded; values outside are clipped."""
     assert np.issubdtype(image.dtype, np.floating), image.dtype
     half_range = np.float32(np.iinfo(dtype).max / 2)
     return np.rint(np.clip((image + 1) * half_range, 0, 2 * half_range)).astype(dtype)
@@ -31,31 +31,17 @@ def resize(pixels: np.ndarray, height: int, width: int, method: Image.Resampling
         return pixels
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).resize((width, height), method))
-    resized = np.empty((height, width, *pixels.shape[2:]), np.uint16)
-    for channel in np.ndindex(pixels.shape[2:]):  # Pillow resizes deep samples as floats only
-        plane = Image.fromarray(pixels[(..., *channel)].astype(np.float32))
-        plane = np.asarray(plane.resize((width, height), method))
-        resized[(..., *channel)] = np.rint(plane.clip(0, 65535))
-    return resized
+    if pixels.ndim == 3:  # Pillow resizes 16-bit samples only as one plane of floats
+        return np.dstack([resize(pixels[..., c], height, width, method) for c in range(pixels.shape[2])])
+    plane = Image.fromarray(pixels.astype(np.float32)).resize((width, height), method)
+    return np.rint(np.clip(plane, 0, 65535)).astype(np.uint16)
 
 
 def to_rgb8(samples: np.ndarray) -> np.ndarray:
-    """uint8 or uint16 [h, w] gray or [h, w, 3] -> uint8 [h, w, 3]."""
-    samples = samples if samples.dtype == np.uint8 else to_8bit(samples)
+    """uint8 or uint16 [h, w] gray or [h, w, 3] -> uint8 [h, w, 3]; 16 bits become the nearest 8."""
+    if samples.dtype == np.uint16:
+        samples = np.rint(samples / np.float32(257)).astype(np.uint8)
     return samples if samples.ndim == 3 else np.repeat(samples[..., None], 3, axis=2)
-
-
-def to_8bit(samples: np.ndarray) -> np.ndarray:
-    """uint16 -> uint8, the nearest of v / 257, without leaving uint16."""
-    quotient = samples // 257
-    quotient += samples - quotient * 257 > 128
-    return quotient.astype(np.uint8)
-
-
-def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """uint8 [h, w] or [h, w, 3] and its [h, w] alpha -> the opaque image on white."""
-    cover = (alpha if pixels.ndim == 2 else alpha[..., None]).astype(np.uint16)
-    return ((pixels * cover + (255 - cover) * 255 + 127) // 255).astype(np.uint8)
 
 
 def crop_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
@@ -65,12 +51,12 @@ def crop_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
-    """[h, w, ...] -> [scale * h, scale * w, ...]: each pixel a square, to be shown beside larger pictures."""
+    """[h, w, ...] -> [scale * h, scale * w, ...]: each pixel becomes a square."""
     return image.repeat(scale, 0).repeat(scale, 1)
 
 
 def side_by_side(images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
-    """uint8 [h, w, 3] pictures of any sizes -> one uint8 picture, a caption above each."""
+    """uint8 [h, w, 3] images of any sizes -> one uint8 image with a caption above each."""
     assert len(images) == len(captions) > 0, (len(images), len(captions))
     font = ImageFont.load_default(size=_CAPTION_PX)
     texts_px = [math.ceil(font.getlength(caption)) for caption in captions]

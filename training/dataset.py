@@ -16,7 +16,7 @@ import numpy as np
 
 from common.errors import UserError
 from images import bicubic, files, photos
-from images.listing import list_pictures
+from images.listing import list_images
 from training import degradation as degrading
 
 # One crop for each square of so many patch sides of a picture: few enough to differ, and enough to make
@@ -88,7 +88,7 @@ class Dataset:
         else:
             folder = Path(hr_img_path).resolve()
             below = [path.resolve() for path in skip if path.resolve() != folder]
-            paths = list_pictures(hr_img_path, setting, below)
+            paths = list_images(hr_img_path, setting, below)
             names = [path.relative_to(hr_img_path).as_posix() for path in paths]
         looked = self._look_at(paths, setting, max_bad_images)
         self.listing: Listing = {name: entry for name, entry in zip(names, looked) if entry}

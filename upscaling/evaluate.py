@@ -18,7 +18,7 @@ from common.files import atomic, require_writable
 from images import bicubic, metrics
 from images.bicubic import SCALE
 from images.files import read_rgb, write_rgb
-from images.listing import list_pictures
+from images.listing import list_images
 from images.photos import validation_pair
 from images.pixels import crop_to_multiple, enlarge, side_by_side
 from tf1 import checkpoints, runtime
@@ -209,7 +209,7 @@ def pairs(folder: Path, output: Path | None = None) -> list[tuple[str, Path, Pat
     """
     skip = [output.resolve()] if output else []
     hr_folder = folder / "HR" if (folder / "HR").is_dir() else folder
-    paths = list_pictures(hr_folder, "--input", skip=skip)
+    paths = list_images(hr_folder, "--input", skip=skip)
     stems = {path.with_suffix(""): path for path in paths}
     found = []
     for path in paths:

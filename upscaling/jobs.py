@@ -1,7 +1,8 @@
-"""Which image goes to which file, and what the results in a folder were made from and with."""
+"""Which image goes to which file, and notes of what the results in a folder were made from."""
 
 from __future__ import annotations
 
+import heapq
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from images.files import WRITE_SUFFIXES, Source
-from images.listing import list_pictures
+from images.listing import list_images
 
 log = logging.getLogger("srgan")
 
@@ -22,14 +23,18 @@ NOTES_FILE = ".srgan_results.jsonl"
 
 @dataclass(frozen=True)
 class Job:
-    """One image file, the file its result goes to, and that of the comparison, if one is made."""
+    """An image file, the file for its result, and the file for the comparison, if there is one."""
 
     source: Path
     target: Path
     sheet: Path | None = None
 
+    @property
+    def outputs(self) -> list[Path]:
+        return [self.target, *([self.sheet] if self.sheet else [])]
+
     def source_state(self) -> list[int]:
-        """Size in bytes and time of change, in ns."""
+        """Size in bytes and modification time in ns."""
         stat = self.source.stat()
         return [stat.st_size, stat.st_mtime_ns]
 
@@ -42,37 +47,35 @@ def plan_outputs(
     outscale: float = 4.0,
     compare: bool = False,
 ) -> list[Job]:
-    """One job for each image, in order; UserError for whatever can be refused beforehand.
+    """One job for each image, in order; UserError for mistakes that can be seen beforehand.
 
     The name of a result is a function of its source alone: photo.jpg becomes photo_x4.jpg, and
     photo.jpg_x4.png where the suffix changes.
     """
     notes_of.cache_clear()
     output = Path(output)
-    jobs: dict[Path, Job] = {}  # by the real source, so that an image named twice is done once
+    jobs: dict[Path, Job] = {}  # by resolved source: an image named twice is done once
     is_file = output.suffix.lower() in WRITE_SUFFIXES and not output.is_dir()
     if is_file and (len(inputs) > 1 or Path(inputs[0]).is_dir()):
         raise UserError(f"--output: {str(output)!r} names a file; for several images name a folder")
     if is_file and format and WRITE_SUFFIXES[f".{format}"] != WRITE_SUFFIXES[output.suffix.lower()]:
         raise UserError(f"--output: {str(output)!r} is no {format} file; leave out --format, or change one")
-    for name in inputs:
-        given = Path(name)
-        if not os.path.exists(name):
-            raise UserError(f"--input: there is no file or folder {name!r}")
+    for given in map(Path, inputs):
+        if not os.path.exists(given):
+            raise UserError(f"--input: there is no file or folder {str(given)!r}")
         folder = given if given.is_dir() else given.parent
         for source in _images_in(given, output) if given.is_dir() else [given]:
-            target = output
-            if not is_file:
-                target = output / source.relative_to(folder).parent / _output_name(source, format, outscale)
+            name = source.relative_to(folder).with_name(_output_name(source, format, outscale))
+            target = output if is_file else output / name
             sheet = target.with_name(f"{target.name}_compare.png") if compare else None
             jobs.setdefault(source.resolve(), Job(source, target, sheet))
     owners: dict[Path, Job] = {}
     for job in jobs.values():
-        for file in filter(None, (job.target, job.sheet)):
+        for file in job.outputs:
             if (owner := owners.setdefault(file, job)) is not job:
                 raise UserError(
                     f"--input: {str(owner.source)!r} and {str(job.source)!r} would both become "
-                    f"{str(file)!r}; rename one or give them outputs of their own"
+                    f"{str(file)!r}; rename one or give them separate outputs"
                 )
             if file.resolve() in jobs:
                 raise UserError(
@@ -93,7 +96,7 @@ def _output_name(source: Path, format: str | None, outscale: float) -> str:
 def _images_in(folder: Path, output: Path) -> list[Path]:
     """The folder's images, recursively; results of earlier runs only if there is nothing else."""
     skip = [output.resolve()] if folder.resolve() != output.resolve() else []
-    found = list_pictures(folder, "--input", skip=skip)
+    found = list_images(folder, "--input", skip=skip)
     sources = [path for path in found if path.name not in notes_of(path.parent)]
     if sources and len(sources) < len(found):
         log.info("%d images in %s are results of an earlier run: left out", len(found) - len(sources), folder)
@@ -101,21 +104,21 @@ def _images_in(folder: Path, output: Path) -> list[Path]:
 
 
 def part_of(jobs: list[Job], part: int, parts: int) -> list[Job]:
-    """The jobs of one of `parts` machines, from 1 on: a function of the list alone, balanced by pixels."""
+    """The jobs of one of `parts` machines, from 1 on, balanced by pixels; depends on nothing but the list."""
     if parts == 1:
         return jobs
-    loads = [0] * parts
+    sizes = {job: _pixels_in(job.source) for job in jobs}
+    loads = [(0, number) for number in range(1, parts + 1)]  # a heap
     mine = set()
-    sizes = [pixels_in(job.source) for job in jobs]
-    for index in sorted(range(len(jobs)), key=lambda index: (-sizes[index], index)):  # large ones first
-        lightest = loads.index(min(loads))
-        loads[lightest] += sizes[index]
-        if lightest == part - 1:
-            mine.add(index)
-    return [job for index, job in enumerate(jobs) if index in mine]
+    for job in sorted(jobs, key=sizes.get, reverse=True):
+        load, number = loads[0]
+        heapq.heapreplace(loads, (load + sizes[job], number))
+        if number == part:
+            mine.add(job)
+    return [job for job in jobs if job in mine]
 
 
-def pixels_in(path: Path) -> int:
+def _pixels_in(path: Path) -> int:
     try:
         source = Source(path)
     except UserError:  # reported when its turn comes
@@ -125,21 +128,21 @@ def pixels_in(path: Path) -> int:
 
 @cache
 def notes_of(folder: Path) -> dict[str, dict]:
-    """{name of a result: what it was made from and with}, as far as it is noted in the folder."""
+    """{name of a result: its note}, from the folder's notes file."""
     notes = {}
     with suppress(OSError):
         for line in (folder / NOTES_FILE).read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError, KeyError, TypeError):  # a line of a killed run
+            with suppress(ValueError, KeyError, TypeError):  # an incomplete line
                 note = json.loads(line)
                 notes[note["name"]] = {key: note[key] for key in ("made_with", "source")}
     return notes
 
 
 def add_notes(job: Job, made_with: str, source: list[int]) -> None:
-    """One line a result, appended at once, so that several runs may write to one folder."""
+    """Append one line for each output in one write, so that several runs may share a folder."""
     lines = [
         json.dumps({"name": file.name, "made_with": made_with, "source": source}) + "\n"
-        for file in filter(None, (job.target, job.sheet))
+        for file in job.outputs
     ]
     with suppress(OSError), open(job.target.parent / NOTES_FILE, "a", encoding="utf-8") as file:
         file.write("".join(lines))

@@ -14,8 +14,8 @@ import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
 from common.errors import UserError
-from images.files import Picture, Source, check_fits, read_picture, read_rgb, write_picture, write_rgb
-from images.listing import list_pictures
+from images.files import ImageData, Source, check_fits, read_image, read_rgb, write_image, write_rgb
+from images.listing import list_images
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 SIDES = (20, 30)  # h, w
@@ -54,7 +54,7 @@ def metadata(tmp_path_factory):
     text = PngImagePlugin.PngInfo()
     text.add_text("Author", "somebody")
     Image.fromarray(photograph()).save(path, icc_profile=ICC, exif=exif_bytes(1), pnginfo=text)
-    return read_picture(path).metadata
+    return read_image(path).metadata
 
 
 def exif_of(path):
@@ -98,10 +98,10 @@ def test_lossless_formats_return_every_sample(tmp_path, suffix, dtype, channels,
     pixels = random_samples(dtype, *channels)
     alpha = random_samples(dtype) // 3 if with_alpha else None
     path = tmp_path / f"a{suffix}"
-    write_picture(path, Picture(pixels, alpha, metadata))
-    assert_same(read_picture(path), pixels, alpha)
+    write_image(path, ImageData(pixels, alpha, metadata))
+    assert_same(read_image(path), pixels, alpha)
     assert size_of(path) == SIDES
-    icc = read_picture(path).metadata.get("icc-profile-data")
+    icc = read_image(path).metadata.get("icc-profile-data")
     assert icc == (ICC if channels else None)  # the profile of colours is none of grays
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
@@ -109,7 +109,7 @@ def test_lossless_formats_return_every_sample(tmp_path, suffix, dtype, channels,
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_other_programs_read_the_same_16_bit_samples(tmp_path, suffix, metadata):
     pixels = random_samples(np.uint16, 3)
-    write_picture(tmp_path / f"a{suffix}", Picture(pixels, None, metadata))
+    write_image(tmp_path / f"a{suffix}", ImageData(pixels, None, metadata))
     by_opencv = cv2.imread(str(tmp_path / f"a{suffix}"), cv2.IMREAD_UNCHANGED)
     np.testing.assert_array_equal(by_opencv[..., ::-1], pixels)
     with Image.open(tmp_path / f"a{suffix}") as image:
@@ -120,15 +120,15 @@ def test_other_programs_read_the_same_16_bit_samples(tmp_path, suffix, metadata)
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["gray", "colour"])
 def test_bmp_returns_every_sample(tmp_path, channels, metadata):
     pixels = random_samples(np.uint8, *channels)
-    write_picture(tmp_path / "a.bmp", Picture(pixels, None, metadata))
-    assert_same(read_picture(tmp_path / "a.bmp"), pixels)
+    write_image(tmp_path / "a.bmp", ImageData(pixels, None, metadata))
+    assert_same(read_image(tmp_path / "a.bmp"), pixels)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".jfif", ".webp", ".png"])
 def test_metadata_is_carried(tmp_path, suffix, metadata):
     path = tmp_path / f"a{suffix}"
-    write_picture(path, Picture(photograph(), None, metadata))
-    assert np.abs(read_picture(path).pixels.astype(int) - photograph()).mean() < 2
+    write_image(path, ImageData(photograph(), None, metadata))
+    assert np.abs(read_image(path).pixels.astype(int) - photograph()).mean() < 2
     assert icc_of(path) == ICC
     exif = exif_of(path)
     assert exif[271] == "A maker"
@@ -143,15 +143,15 @@ def test_metadata_is_carried(tmp_path, suffix, metadata):
 @pytest.mark.parametrize(("source", "target"), [("a.png", "b.png"), ("a.jpg", "b.jpg"), ("a.tif", "b.tif")])
 def test_resolution_is_kept(tmp_path, source, target):
     Image.fromarray(photograph()).save(tmp_path / source, dpi=(300, 300))
-    write_picture(tmp_path / target, read_picture(tmp_path / source))
+    write_image(tmp_path / target, read_image(tmp_path / source))
     with Image.open(tmp_path / target) as image:
         np.testing.assert_allclose([float(dpi) for dpi in image.info["dpi"]], (300, 300), atol=0.02)
 
 
 def test_jpeg_keeps_gray_and_full_colour_resolution(tmp_path):
-    write_picture(tmp_path / "gray.jpg", Picture(photograph()[..., 0]))
-    assert read_picture(tmp_path / "gray.jpg").pixels.shape == SIDES
-    write_picture(tmp_path / "a.jpg", Picture(photograph()))
+    write_image(tmp_path / "gray.jpg", ImageData(photograph()[..., 0]))
+    assert read_image(tmp_path / "gray.jpg").pixels.shape == SIDES
+    write_image(tmp_path / "a.jpg", ImageData(photograph()))
     with Image.open(tmp_path / "a.jpg") as image:
         assert [component[1:3] for component in image.layer] == [(1, 1)] * 3
 
@@ -159,18 +159,18 @@ def test_jpeg_keeps_gray_and_full_colour_resolution(tmp_path):
 @pytest.mark.parametrize("options", [{}, {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0"}, {"icc_profile": ICC * 3}])
 def test_lossless_webp_stays_lossless(tmp_path, options):
     Image.fromarray(random_samples(np.uint8, 3)).save(tmp_path / "a.webp", lossless=True, **options)
-    write_picture(tmp_path / "b.webp", read_picture(tmp_path / "a.webp"))
-    assert_same(read_picture(tmp_path / "b.webp"), random_samples(np.uint8, 3))
+    write_image(tmp_path / "b.webp", read_image(tmp_path / "a.webp"))
+    assert_same(read_image(tmp_path / "b.webp"), random_samples(np.uint8, 3))
     Image.fromarray(random_samples(np.uint8, 3)).save(tmp_path / "c.webp", **options)
-    write_picture(tmp_path / "d.webp", read_picture(tmp_path / "c.webp"))
+    write_image(tmp_path / "d.webp", read_image(tmp_path / "c.webp"))
     assert (tmp_path / "d.webp").stat().st_size < (tmp_path / "b.webp").stat().st_size
 
 
 def test_webp_keeps_alpha_exactly_and_makes_colour_of_gray(tmp_path):
     alpha = random_samples(np.uint8)
     gray_profile = {"icc-profile-data": ICC[:16] + b"GRAY" + ICC[20:]}
-    write_picture(tmp_path / "a.webp", Picture(photograph()[..., 0], alpha, gray_profile))
-    picture = read_picture(tmp_path / "a.webp")
+    write_image(tmp_path / "a.webp", ImageData(photograph()[..., 0], alpha, gray_profile))
+    picture = read_image(tmp_path / "a.webp")
     assert picture.pixels.shape == (*SIDES, 3)
     np.testing.assert_array_equal(picture.alpha, alpha)
     assert "icc-profile-data" not in picture.metadata
@@ -178,9 +178,9 @@ def test_webp_keeps_alpha_exactly_and_makes_colour_of_gray(tmp_path):
 
 def test_16_bits_become_the_nearest_8(tmp_path, caplog):
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    write_picture(tmp_path / "a.bmp", Picture(values))
+    write_image(tmp_path / "a.bmp", ImageData(values))
     expected = np.rint(values / 65535 * 255).astype(np.uint8)
-    assert_same(read_picture(tmp_path / "a.bmp"), expected)
+    assert_same(read_image(tmp_path / "a.bmp"), expected)
     assert "a.bmp: BMP has no 16 bits, reduced to 8" in caplog.text
 
 
@@ -188,10 +188,10 @@ def test_16_bits_become_the_nearest_8(tmp_path, caplog):
 def test_alpha_is_laid_on_white_where_the_format_has_none(tmp_path, caplog, channels):
     pixels, alpha = random_samples(np.uint8, *channels), random_samples(np.uint8)
     alpha[0, :2] = 0, 255
-    write_picture(tmp_path / "a.bmp", Picture(pixels, alpha))
+    write_image(tmp_path / "a.bmp", ImageData(pixels, alpha))
     cover = alpha.reshape(*SIDES, *[1 for _ in channels]) / 255
     expected = np.floor(pixels * cover + 255 * (1 - cover) + 0.5).astype(np.uint8)
-    written = read_picture(tmp_path / "a.bmp").pixels
+    written = read_image(tmp_path / "a.bmp").pixels
     assert np.abs(written.astype(int) - expected).max() <= 1
     assert (written[0, 0] == 255).all()
     assert (written[0, 1] == pixels[0, 1]).all()
@@ -202,54 +202,54 @@ def test_alpha_is_laid_on_white_where_the_format_has_none(tmp_path, caplog, chan
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["gray", "colour"])
 def test_a_dark_16_bit_picture_stays_16_bit(tmp_path, suffix, channels):
     dark = random_samples(np.uint16, *channels) % 200
-    write_picture(tmp_path / f"a{suffix}", Picture(dark))
-    assert_same(read_picture(tmp_path / f"a{suffix}"), dark)
+    write_image(tmp_path / f"a{suffix}", ImageData(dark))
+    assert_same(read_image(tmp_path / f"a{suffix}"), dark)
 
 
 def test_16_bit_png_of_other_programs_is_read_whole(tmp_path):
     rgb, gray = random_samples(np.uint16, 3), random_samples(np.uint16)
     gray_alpha = random_samples(np.uint16, 2)
     (tmp_path / "la.png").write_bytes(raw_png16(gray_alpha, 4))
-    assert_same(read_picture(tmp_path / "la.png"), gray_alpha[..., 0], gray_alpha[..., 1])
+    assert_same(read_image(tmp_path / "la.png"), gray_alpha[..., 0], gray_alpha[..., 1])
     Image.fromarray(gray).save(tmp_path / "gray.png")
-    assert_same(read_picture(tmp_path / "gray.png"), gray)
+    assert_same(read_image(tmp_path / "gray.png"), gray)
     key = struct.pack(">I4s3H", 6, b"tRNS", *rgb[3, 4].tolist())
     key += struct.pack(">I", zlib.crc32(key[4:]))
     (tmp_path / "key.png").write_bytes(raw_png16(rgb, 2, key))
     opaque = np.where((rgb == rgb[3, 4]).all(axis=2), 0, 65535).astype(np.uint16)
-    assert_same(read_picture(tmp_path / "key.png"), rgb, opaque)
+    assert_same(read_image(tmp_path / "key.png"), rgb, opaque)
     key = struct.pack(">I4sH", 2, b"tRNS", gray[3, 4])
     key += struct.pack(">I", zlib.crc32(key[4:]))
     (tmp_path / "gray-key.png").write_bytes(raw_png16(gray, 0, key))
     opaque = np.where(gray == gray[3, 4], 0, 65535).astype(np.uint16)
-    assert_same(read_picture(tmp_path / "gray-key.png"), gray, opaque)
+    assert_same(read_image(tmp_path / "gray-key.png"), gray, opaque)
 
 
 def test_palettes_one_bit_and_cmyk_are_converted(tmp_path):
     rgb = photograph() // 64 * 64
     Image.fromarray(rgb).quantize(256).save(tmp_path / "palette.png")
-    assert_same(read_picture(tmp_path / "palette.png"), rgb)
+    assert_same(read_image(tmp_path / "palette.png"), rgb)
 
     palette = Image.fromarray(rgb).quantize(256)
     palette.save(tmp_path / "clear.png", transparency=palette.getpixel((0, 0)))
     opaque = np.where((rgb == rgb[0, 0]).all(axis=2), 0, 255).astype(np.uint8)
-    assert_same(read_picture(tmp_path / "clear.png"), rgb, opaque)
+    assert_same(read_image(tmp_path / "clear.png"), rgb, opaque)
 
     Image.fromarray(rgb[..., 0]).convert("P").save(tmp_path / "grays.png", icc_profile=ICC)
-    picture = read_picture(tmp_path / "grays.png")
+    picture = read_image(tmp_path / "grays.png")
     assert_same(picture, np.repeat(rgb[..., :1], 3, axis=2))
-    write_picture(tmp_path / "again.png", picture)  # colour with a profile of colours
+    write_image(tmp_path / "again.png", picture)  # colour with a profile of colours
     assert icc_of(tmp_path / "again.png") == ICC
 
     bits = random_samples(np.uint8) > 127
     for name in ("bits.png", "bits.tiff", "bits.bmp"):
         Image.fromarray(bits).save(tmp_path / name)
-        assert_same(read_picture(tmp_path / name), bits * np.uint8(255))
+        assert_same(read_image(tmp_path / name), bits * np.uint8(255))
 
     inks = np.zeros((*SIDES, 4), np.uint8)
     inks[:, :15, 0], inks[:, 15:, 3] = 255, 255  # cyan, black
     Image.fromarray(inks, "CMYK").save(tmp_path / "inks.tiff", icc_profile=b"not a profile")
-    picture = read_picture(tmp_path / "inks.tiff")
+    picture = read_image(tmp_path / "inks.tiff")
     cyan, black = picture.pixels[0, 0].astype(int), picture.pixels[0, -1].astype(int)
     assert cyan[0] < 60 and cyan[1] > 120 and cyan[2] > 180 and black.max() < 60  # as printed, not 0 and 255
     assert "icc-profile-data" not in picture.metadata
@@ -283,7 +283,7 @@ def test_cmyk_goes_through_its_own_profile_which_is_not_carried(tmp_path):
     inks = np.zeros((*SIDES, 4), np.uint8)
     inks[:, 15:, 0] = 255
     Image.fromarray(inks, "CMYK").save(tmp_path / "a.tiff", icc_profile=cmyk_profile())
-    picture = read_picture(tmp_path / "a.tiff")
+    picture = read_image(tmp_path / "a.tiff")
     assert "icc-profile-data" not in picture.metadata
     assert (picture.pixels[:, :15] >= 254).all()
     # L* 50 is the gray 119 of sRGB; the plain formula would give (0, 255, 255).
@@ -296,7 +296,7 @@ def test_transparent_colours_of_8_bit_png_become_alpha(tmp_path, kind):
     image.save(tmp_path / "a.png", transparency=image.getpixel((0, 0)))
     samples = np.asarray(image).reshape(*SIDES, -1)
     opaque = np.where((samples == samples[0, 0]).all(axis=2), 0, 255).astype(np.uint8)
-    assert_same(read_picture(tmp_path / "a.png"), np.asarray(image), opaque)
+    assert_same(read_image(tmp_path / "a.png"), np.asarray(image), opaque)
 
 
 def test_deep_tiff_of_every_layout_is_read(tmp_path):
@@ -304,22 +304,22 @@ def test_deep_tiff_of_every_layout_is_read(tmp_path):
     rgb, rgba = random_samples(np.uint16, 3), random_samples(np.uint16, 4)
     for options in ({"byteorder": ">"}, {"compression": "zlib"}, {"tile": (16, 16)}):
         tifffile.imwrite(path, rgb, photometric="rgb", **options)
-        assert_same(read_picture(path), rgb)
+        assert_same(read_image(path), rgb)
     planes = np.moveaxis(rgb, -1, 0).copy()
     tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate")
-    assert_same(read_picture(path), rgb)
+    assert_same(read_image(path), rgb)
     cv2.imwrite(str(path), rgb[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 5])  # LZW
-    assert_same(read_picture(path), rgb)
+    assert_same(read_image(path), rgb)
     tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=["unassalpha"])
-    assert_same(read_picture(path), rgba[..., :3], rgba[..., 3])
+    assert_same(read_image(path), rgba[..., :3], rgba[..., 3])
     tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=["unspecified"])
-    assert_same(read_picture(path), rgba[..., :3], rgba[..., 3])
+    assert_same(read_image(path), rgba[..., :3], rgba[..., 3])
     tifffile.imwrite(path, rgb[..., 0], photometric="miniswhite")
-    assert_same(read_picture(path), 65535 - rgb[..., 0])
+    assert_same(read_image(path), 65535 - rgb[..., 0])
     half = np.full(SIDES, 30000, np.uint16)
     premultiplied = np.dstack([half // 2, half // 4, half * 0, half])
     tifffile.imwrite(path, premultiplied, photometric="rgb", extrasamples=["assocalpha"])
-    picture = read_picture(path)
+    picture = read_image(path)
     np.testing.assert_allclose(picture.pixels.reshape(-1, 3) - [32768.0, 16384, 0], 0, atol=1)
     np.testing.assert_array_equal(picture.alpha, half)
 
@@ -328,21 +328,21 @@ def test_float_tiff_from_0_to_1_becomes_16_bit_and_others_are_refused(tmp_path):
     path = tmp_path / "a.tiff"
     values = (random_samples(np.uint16, 3) / 65535).astype(np.float32)
     tifffile.imwrite(path, values, photometric="rgb")
-    assert_same(read_picture(path), random_samples(np.uint16, 3))
+    assert_same(read_image(path), random_samples(np.uint16, 3))
     tifffile.imwrite(path, values.astype(np.float64), photometric="rgb")
     with pytest.raises(UserError, match="of a kind that is not supported; save it with 8 or 16 bits"):
-        read_picture(path)
+        read_image(path)
     for bad in (1.5, -0.1, np.nan):
         tifffile.imwrite(path, np.full(SIDES, bad, np.float32))
         with pytest.raises(UserError, match="its float values are not all in 0 to 1"):
-            read_picture(path)
+            read_image(path)
 
 
 @pytest.mark.parametrize("dtype", [np.uint32, np.int16, np.int8])
 def test_other_numbers_in_tiff_are_refused_in_a_sentence(tmp_path, dtype):
     tifffile.imwrite(tmp_path / "a.tiff", np.ones(SIDES, dtype), photometric="minisblack")
     with pytest.raises(UserError, match=r"a\.tiff: its values are of type \w+; save it with 8 or 16 bits"):
-        read_picture(tmp_path / "a.tiff")
+        read_image(tmp_path / "a.tiff")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -372,12 +372,12 @@ def test_exif_orientation_is_applied_and_reset(tmp_path, suffix, orientation):
         tifffile.imwrite(path, stored, photometric="rgb", extratags=[tag])
     else:
         Image.fromarray(stored).save(path, exif=exif, lossless=True)
-    picture = read_picture(path)
+    picture = read_image(path)
     upright = np.array([[1, 2, 3], [4, 5, 6]], dtype) * 40
     np.testing.assert_array_equal(picture.pixels[..., 0], upright)
     assert size_of(path) == (2, 3)
-    write_picture(path, picture)
-    np.testing.assert_array_equal(read_picture(path).pixels, picture.pixels)
+    write_image(path, picture)
+    np.testing.assert_array_equal(read_image(path).pixels, picture.pixels)
     with Image.open(path) as image:
         assert image.getexif().get(274, 1) == 1
         assert image.size == (3, 2)
@@ -386,10 +386,10 @@ def test_exif_orientation_is_applied_and_reset(tmp_path, suffix, orientation):
 def test_jpeg_orientation_is_applied_and_not_applied_twice(tmp_path):
     stored = np.repeat(photograph()[:8, :16], 2, axis=1)
     Image.fromarray(stored).save(tmp_path / "a.jpg", quality=95, exif=exif_bytes(6))
-    picture = read_picture(tmp_path / "a.jpg")
+    picture = read_image(tmp_path / "a.jpg")
     assert picture.pixels.shape == (32, 8, 3) == (*size_of(tmp_path / "a.jpg"), 3)
-    write_picture(tmp_path / "b.jpg", picture)
-    assert read_picture(tmp_path / "b.jpg").pixels.shape == (32, 8, 3)
+    write_image(tmp_path / "b.jpg", picture)
+    assert read_image(tmp_path / "b.jpg").pixels.shape == (32, 8, 3)
 
 
 def test_exif_keeps_makers_notes_and_loses_the_old_size_and_the_thumbnail(tmp_path):
@@ -401,9 +401,9 @@ def test_exif_keeps_makers_notes_and_loses_the_old_size_and_the_thumbnail(tmp_pa
     thumbnail = io.BytesIO()
     Image.new("RGB", (8, 8)).save(thumbnail, "jpeg")
     Image.fromarray(photograph()).save(tmp_path / "a.jpg", exif=block)
-    picture = read_picture(tmp_path / "a.jpg")
+    picture = read_image(tmp_path / "a.jpg")
     picture.pixels = np.zeros((70, 90, 3), np.uint8)
-    write_picture(tmp_path / "b.webp", picture)
+    write_image(tmp_path / "b.webp", picture)
     carried = exif_of(tmp_path / "b.webp")
     assert (256 in carried, 257 in carried, carried[270]) == (False, False, "a description")
     assert carried.get_ifd(34665)[37500] == note
@@ -431,17 +431,17 @@ def ifd(*entries):
 def test_damaged_exif_does_no_harm(tmp_path, suffix, exif):
     path = tmp_path / f"a{suffix}"
     Image.fromarray(photograph()).save(path, lossless=True, quality=100, exif=exif)
-    picture = read_picture(path)
+    picture = read_image(path)
     for target in ("b.jpg", "b.tiff", "b.png", "b.webp"):
-        write_picture(tmp_path / target, picture)
-        assert np.abs(read_picture(tmp_path / target).pixels.astype(int) - photograph()).mean() < 2
+        write_image(tmp_path / target, picture)
+        assert np.abs(read_image(tmp_path / target).pixels.astype(int) - photograph()).mean() < 2
 
 
 def test_exif_too_long_for_jpeg_is_left_out(tmp_path, caplog):
     note = Image.Exif()
     note[0x8769] = {37500: bytes(70000)}
     Image.fromarray(photograph()).save(tmp_path / "a.png", exif=note.tobytes())
-    write_picture(tmp_path / "a.jpg", read_picture(tmp_path / "a.png"))
+    write_image(tmp_path / "a.jpg", read_image(tmp_path / "a.png"))
     assert 37500 not in exif_of(tmp_path / "a.jpg").get_ifd(0x8769)
     assert "a.jpg: EXIF is too long for JPEG" in caplog.text
 
@@ -449,24 +449,40 @@ def test_exif_too_long_for_jpeg_is_left_out(tmp_path, caplog):
 @pytest.mark.parametrize("options", [{"imagej": True}, {"metadata": {"axes": "YX"}}, {"ome": True}])
 def test_descriptions_of_the_old_layout_are_dropped(tmp_path, options):
     tifffile.imwrite(tmp_path / "a.ome.tif", random_samples(np.uint16), **options)
-    picture = read_picture(tmp_path / "a.ome.tif")
+    picture = read_image(tmp_path / "a.ome.tif")
     picture.pixels = np.repeat(picture.pixels, 4, axis=0)
-    write_picture(tmp_path / "b.tif", picture)
+    write_image(tmp_path / "b.tif", picture)
     np.testing.assert_array_equal(tifffile.imread(tmp_path / "b.tif"), picture.pixels)
 
 
 def test_a_persons_description_stays(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", random_samples(np.uint16), description="a cat", metadata=None)
-    write_picture(tmp_path / "b.tif", read_picture(tmp_path / "a.tif"))
+    write_image(tmp_path / "b.tif", read_image(tmp_path / "a.tif"))
     assert exif_of(tmp_path / "b.tif")[270] == "a cat"
 
 
-def test_a_colour_chunk_that_cannot_be_kept_is_said(tmp_path, caplog):
+SRGB = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+ADOBE_RGB = struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "icc", "lost"),
+    [
+        ({b"cICP": bytes([9, 16, 0, 1])}, ICC, "cICP"),
+        ({b"gAMA": struct.pack(">I", 100000)}, None, "gAMA"),
+        ({b"cHRM": ADOBE_RGB, b"gAMA": struct.pack(">I", 45000)}, None, "cHRM, gAMA"),
+        ({b"gAMA": struct.pack(">I", 45455), b"cHRM": SRGB}, None, None),  # what is assumed without them
+        ({b"gAMA": struct.pack(">I", 100000)}, ICC, None),  # the profile counts, and is kept
+    ],
+)
+def test_colour_chunks_that_cannot_be_kept_are_named(tmp_path, caplog, chunks, icc, lost):
     info = PngImagePlugin.PngInfo()
-    info.add(b"cICP", bytes([9, 16, 0, 1]))
-    Image.fromarray(photograph()).save(tmp_path / "a.png", pnginfo=info)
-    read_picture(tmp_path / "a.png")
-    assert "a.png: its colour chunk cICP is not kept" in caplog.text
+    for name, content in chunks.items():
+        info.add(name, content)
+    Image.fromarray(photograph()).save(tmp_path / "a.png", pnginfo=info, icc_profile=icc)
+    read_image(tmp_path / "a.png")
+    says = f"a.png: colour chunks that are not kept: {lost}\n"
+    assert says in caplog.text if lost else caplog.text == ""
 
 
 # --- Files of other programs
@@ -481,7 +497,7 @@ def test_deep_tiff_of_any_compression_is_turned(tmp_path, compression, orientati
     turned = gray.T if orientation > 4 else gray
     turned = turned[::-1] if orientation in (3, 4, 7, 8) else turned
     turned = turned[:, ::-1] if orientation in (2, 3, 6, 7) else turned
-    assert_same(read_picture(tmp_path / "a.tif"), turned)
+    assert_same(read_image(tmp_path / "a.tif"), turned)
 
 
 @pytest.mark.parametrize("byteorder", "<>")
@@ -491,7 +507,7 @@ def test_half_floats_are_read(tmp_path, byteorder, compression):
     options = {"byteorder": byteorder, "compression": compression, "photometric": "rgb"}
     tifffile.imwrite(tmp_path / "a.tif", values, **options)
     expected = np.rint(np.float32(values) * 65535).astype(np.uint16)
-    assert_same(read_picture(tmp_path / "a.tif"), expected)
+    assert_same(read_image(tmp_path / "a.tif"), expected)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -505,7 +521,7 @@ def test_a_transparent_gray_of_any_depth_becomes_alpha(tmp_path, bits):
     data = chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(">H", white))
     data += chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
-    picture = read_picture(tmp_path / "a.png")
+    picture = read_image(tmp_path / "a.png")
     expected = np.zeros((1, 8 // bits), np.uint8)
     expected[0, -1] = 255
     assert_same(picture, expected, 255 - expected)
@@ -524,13 +540,13 @@ def test_other_kinds_are_read(tmp_path, suffix):
 def test_16_bit_pgm_is_read_whole(tmp_path):
     gray = random_samples(np.uint16)
     (tmp_path / "a.pgm").write_bytes(b"P5 30 20 65535\n" + gray.astype(">u2").tobytes())
-    assert_same(read_picture(tmp_path / "a.pgm"), gray)
+    assert_same(read_image(tmp_path / "a.pgm"), gray)
 
 
 def test_lab_is_read_or_refused_in_a_sentence(tmp_path):
     Image.new("LAB", (30, 20)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match="8-bit LAB, which are not supported; save it as RGB"):
-        read_picture(tmp_path / "a.tif")
+        read_image(tmp_path / "a.tif")
 
 
 def test_a_bad_checksum_of_a_text_is_no_harm(tmp_path):
@@ -540,7 +556,7 @@ def test_a_bad_checksum_of_a_text_is_no_harm(tmp_path):
     data = bytearray((tmp_path / "a.png").read_bytes())
     data[data.index(b"tEXt") + 7] ^= 1  # its checksum
     (tmp_path / "a.png").write_bytes(data)
-    assert_same(read_picture(tmp_path / "a.png"), photograph())
+    assert_same(read_image(tmp_path / "a.png"), photograph())
 
 
 @pytest.mark.parametrize("name", ["a[page=1].png", "ä ö[x].png", "-rf.png", "%d.png", "x" * 251 + ".png"])
@@ -562,11 +578,11 @@ def test_the_first_of_several_frames_is_used_and_said(tmp_path, caplog):
         options = {"lossless": True} if name == "a.webp" else {}
         first.save(tmp_path / name, save_all=True, append_images=[second], **options)
         caplog.clear()
-        assert_same(read_picture(tmp_path / name), photograph())
+        assert_same(read_image(tmp_path / name), photograph())
         assert f"{name} holds several frames: only the first is used" in caplog.text
     deep = random_samples(np.uint16, 3)
     tifffile.imwrite(tmp_path / "deep.tiff", np.stack([deep, deep // 2]), photometric="rgb")
-    assert_same(read_picture(tmp_path / "deep.tiff"), deep)
+    assert_same(read_image(tmp_path / "deep.tiff"), deep)
     assert "deep.tiff holds several frames" in caplog.text
 
 
@@ -588,7 +604,7 @@ def test_truncated_files_are_refused_in_one_sentence(tmp_path, name):
     for part in (0.3, 0.6, 0.9):
         (tmp_path / name).write_bytes(data[: int(len(data) * part)])
         with pytest.raises(UserError) as error:
-            read_picture(tmp_path / name)
+            read_image(tmp_path / name)
         assert str(error.value).startswith(f"cannot read {tmp_path / name}: ")
         assert "\n" not in str(error.value)
 
@@ -602,13 +618,13 @@ def test_what_is_no_picture_is_refused_with_its_reason(tmp_path):
     }
     for data, reason in cases.items():
         path.write_bytes(data)
-        for read in (read_picture, size_of):
+        for read in (read_image, size_of):
             with pytest.raises(UserError, match=reason):
                 read(path)
     with pytest.raises(UserError, match="No such file"):
-        read_picture(tmp_path / "missing.png")
+        read_image(tmp_path / "missing.png")
     with pytest.raises(UserError, match="it is not a file"):
-        read_picture(tmp_path)
+        read_image(tmp_path)
 
 
 def test_sizes_and_formats_that_cannot_be_written_are_refused(tmp_path):
@@ -623,24 +639,24 @@ def test_sizes_and_formats_that_cannot_be_written_are_refused(tmp_path):
         with pytest.raises(UserError, match=reason):
             check_fits(tmp_path / name, *size)
     with pytest.raises(UserError, match="16383"):
-        write_picture(tmp_path / "a.webp", Picture(np.zeros((1, 16384), np.uint8)))
-    write_picture(tmp_path / "b.webp", Picture(np.zeros((1, 16383), np.uint8)))
-    write_picture(tmp_path / "b.jpg", Picture(np.zeros((65500, 1), np.uint8)))
+        write_image(tmp_path / "a.webp", ImageData(np.zeros((1, 16384), np.uint8)))
+    write_image(tmp_path / "b.webp", ImageData(np.zeros((1, 16383), np.uint8)))
+    write_image(tmp_path / "b.jpg", ImageData(np.zeros((65500, 1), np.uint8)))
 
 
 def test_pictures_above_the_limit_are_refused_by_their_header(tmp_path):
     header = struct.pack(">I4sIIBBBBB", 13, b"IHDR", 24000, 16000, 8, 2, 0, 0, 0)
     header += struct.pack(">I", zlib.crc32(header[4:])) + struct.pack(">I4s", 9, b"IDAT")
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header)
-    for read in (size_of, read_picture):
+    for read in (size_of, read_image):
         with pytest.raises(UserError, match=r"a\.png: it has 384 megapixels, and at most \d{2,3} are read"):
             read(tmp_path / "a.png")
 
 
 def test_reading_and_writing_say_nothing_when_nothing_is_lost(tmp_path, caplog, metadata):
     caplog.set_level(logging.DEBUG)
-    write_picture(tmp_path / "a.png", Picture(photograph(), None, metadata))
-    read_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png", ImageData(photograph(), None, metadata))
+    read_image(tmp_path / "a.png")
     assert caplog.text == ""
 
 
@@ -652,7 +668,7 @@ def test_list_images_is_recursive_sorted_and_blind_to_case(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    names = [path.relative_to(tmp_path).as_posix() for path in list_pictures(tmp_path, "X")]
+    names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path, "X")]
     assert names == ["a.png", "b.JPG", "sub/deep/c.TiFf"]
 
 
@@ -661,7 +677,7 @@ def test_a_wrong_folder_is_an_error_that_names_the_setting(tmp_path, wrong):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"^TRAIN\.hr_img_path: .*" + wrong) as error:
-        list_pictures(tmp_path / wrong, "TRAIN.hr_img_path")
+        list_images(tmp_path / wrong, "TRAIN.hr_img_path")
     str(error.value)
 
 
@@ -677,7 +693,7 @@ def test_a_folder_that_cannot_be_read_is_an_error_not_an_empty_one(tmp_path, mon
 
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(UserError, match=r"^VALID\.x: .*locked.*Permission denied"):
-        list_pictures(tmp_path, "VALID.x")
+        list_images(tmp_path, "VALID.x")
 
 
 def test_gray_palette_alpha_and_cmyk_become_rgb(tmp_path):

@@ -1,4 +1,4 @@
-"""The embedded photographs, and the validation picture."""
+"""The embedded photographs, and the validation image."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from common.errors import UserError
 from images import bicubic, files, photos
 
 
-def random_picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -32,10 +32,10 @@ def test_a_missing_sample_photo_is_a_users_error(monkeypatch):
         photos.sample_photos()
 
 
-def test_validation_picture_is_a_file_or_a_numbered_one_of_a_folder_cut_to_multiples_of_4(tmp_path):
+def test_validation_image_is_a_file_or_a_numbered_one_of_a_folder_cut_to_multiples_of_4(tmp_path):
     for number, size in enumerate([(22, 27), (24, 24)]):
-        files.write_rgb(tmp_path / f"{number}.png", random_picture(*size, number))
-    first, second = random_picture(22, 27, 0)[:20, :24], random_picture(24, 24, 1)
+        files.write_rgb(tmp_path / f"{number}.png", random_image(*size, number))
+    first, second = random_image(22, 27, 0)[:20, :24], random_image(24, 24, 1)
     for path, imid, expected in ((tmp_path, 0, first), (tmp_path / "0.png", 0, first), (tmp_path, 1, second)):
         hr, lr = photos.validation_pair(path, imid=imid)
         np.testing.assert_array_equal(hr, expected)
@@ -43,23 +43,23 @@ def test_validation_picture_is_a_file_or_a_numbered_one_of_a_folder_cut_to_multi
     np.testing.assert_array_equal(photos.validation_pair("sample")[0], photos.validation_photo())
     with pytest.raises(UserError, match=r"^VALID\.hr_img_path: "):
         photos.validation_pair(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"VALID\.imid is 2, but VALID\.hr_img_path has 2 pictures"):
+    with pytest.raises(UserError, match=r"VALID\.imid is 2, but VALID\.hr_img_path has 2 images"):
         photos.validation_pair(tmp_path, imid=2)
 
 
 def test_validation_lr_is_the_users_own_if_there_is_one_and_must_be_a_quarter(tmp_path):
     for number in (0, 1):
-        files.write_rgb(tmp_path / f"hr/{number}.png", random_picture(20, 24, number))
-        files.write_rgb(tmp_path / f"lr/{number}.png", random_picture(5, 6, 10 + number))
+        files.write_rgb(tmp_path / f"hr/{number}.png", random_image(20, 24, number))
+        files.write_rgb(tmp_path / f"lr/{number}.png", random_image(5, 6, 10 + number))
     hr, lr = photos.validation_pair(tmp_path / "hr", tmp_path / "lr", 1)
-    np.testing.assert_array_equal(hr, random_picture(20, 24, 1))
-    np.testing.assert_array_equal(lr, random_picture(5, 6, 11))
-    files.write_rgb(tmp_path / "lr/1.png", random_picture(6, 6))
-    with pytest.raises(UserError, match=r"1\.png is not a quarter"):
+    np.testing.assert_array_equal(hr, random_image(20, 24, 1))
+    np.testing.assert_array_equal(lr, random_image(5, 6, 11))
+    files.write_rgb(tmp_path / "lr/1.png", random_image(6, 6))
+    with pytest.raises(UserError, match=r"VALID\.lr_img_path: the image is not a quarter"):
         photos.validation_pair(tmp_path / "hr", tmp_path / "lr", 1)
 
 
-def test_a_validation_picture_too_small_to_be_scored_is_refused(tmp_path):
-    files.write_rgb(tmp_path / "a.png", random_picture(19, 24))
+def test_a_validation_image_too_small_to_be_scored_is_refused(tmp_path):
+    files.write_rgb(tmp_path / "a.png", random_image(19, 24))
     with pytest.raises(UserError, match=r"VALID\.hr_img_path"):
         photos.validation_pair(tmp_path / "a.png")

@@ -67,6 +67,10 @@ _SRGB_PRIMARIES = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 1
 _LOST_PNG_CHUNK = re.compile(
     rb"(?<=\0\0\0[\x04\x20])(cICP|gAMA(?!\0\0\xb1\x8f)|cHRM(?!" + re.escape(_SRGB_PRIMARIES) + rb"))"
 )
+# PPM and JPEG 2000 of more than 8 bits, whose colours Pillow reads as 8
+_DEEP_PILLOW = re.compile(
+    rb"P[36]\s(\s*#.*\n)*\s*\d+\s+\d+\s+(#.*\n)?\d{4,5}\s|.{,100}ihdr.{10}[\x08-\x0f]", re.DOTALL
+)
 # By what pyvips itself says where it can be: libvips's own messages of all threads share one buffer.
 _REASONS = {
     "unable to load from source": "it is not an image, or of a kind that is not supported",
@@ -143,6 +147,8 @@ class Source:
     def _log_losses(self, image: pyvips.Image) -> None:
         if image.get_n_pages() > 1:
             log.warning("%s holds several frames: only the first is used", self.path)
+        if not self._vips and image.bands > 2 and _DEEP_PILLOW.match(self._head):
+            log.warning("%s: colours of this kind are read with 8 bits, not 16", self.path)
         chunks = {name.decode() for name in _LOST_PNG_CHUNK.findall(self._head) if self._head[1:4] == b"PNG"}
         if "icc-profile-data" in image.get_fields():
             chunks &= {"cICP"}  # the profile, which is kept, overrides the others

@@ -8,7 +8,7 @@ from images import bicubic, metrics
 
 HERE = Path(__file__).parent
 BENCHMARK = Path(__file__).resolve().parents[3] / "shared" / "data" / "benchmark"
-needs_benchmark = pytest.mark.skipif(not BENCHMARK.is_dir(), reason="needs the benchmark pictures")
+needs_benchmark = pytest.mark.skipif(not BENCHMARK.is_dir(), reason="needs the benchmark images")
 
 
 def benchmark_pairs(name):
@@ -17,7 +17,7 @@ def benchmark_pairs(name):
         yield path.stem, *(np.array(Image.open(file).convert("RGB")) for file in (path, lr))
 
 
-def test_a_picture_is_made_small_as_matlab_made_it():
+def test_an_image_is_made_small_as_matlab_made_it():
     """64 x 64 px of Set14's 'comic' and MATLAB's LR, but for the 2 px that saw what lay around them."""
     hr, lr = (np.array(Image.open(HERE / f"matlab_{name}.png")) for name in ("hr", "lr"))
     np.testing.assert_array_equal(bicubic.downsample(hr)[2:-2, 2:-2], lr[2:-2, 2:-2])
@@ -80,7 +80,7 @@ def test_uint8_is_rounded_after_each_pass_and_floats_are_not():
     assert (np.floor(floats + 0.5).clip(0, 255) != both).any()
 
 
-def test_symmetric_border_is_that_of_a_mirrored_picture():
+def test_symmetric_border_is_that_of_a_mirrored_random_image():
     image = noise(16, 16, 3)
     mirrored = np.pad(image, ((16, 16), (16, 16), (0, 0)), mode="symmetric")
     np.testing.assert_array_equal(bicubic.downsample(image), bicubic.downsample(mirrored)[4:8, 4:8])

@@ -562,10 +562,16 @@ def test_xmp_is_kept(tmp_path, source, target):
     assert read_image(tmp_path / target).metadata["xmp-data"] == xmp
 
 
-def test_16_bit_pgm_is_read_whole(tmp_path):
-    gray = random_samples(np.uint16)
+def test_16_bit_gray_of_pillow_is_read_whole_and_colour_as_8_bits_which_is_said(tmp_path, caplog):
+    gray, rgb = random_samples(np.uint16), photograph().repeat(4, 0).repeat(4, 1) * np.uint16(257)
     (tmp_path / "a.pgm").write_bytes(b"P5 30 20 65535\n" + gray.astype(">u2").tobytes())
     assert_same(read_image(tmp_path / "a.pgm"), gray)
+    assert caplog.text == ""
+    (tmp_path / "a.ppm").write_bytes(b"P6\n#\n120 80\n65535\n" + rgb.astype(">u2").tobytes())
+    cv2.imwrite(str(tmp_path / "a.jp2"), rgb[..., ::-1])
+    for name in ("a.ppm", "a.jp2"):
+        assert np.abs(read_image(tmp_path / name).pixels - rgb / 257).max() <= 2
+        assert f"{name}: colours of this kind are read with 8 bits, not 16" in caplog.text
 
 
 def test_deep_lab_and_cmyk_become_deep_rgb(tmp_path):

@@ -1,4 +1,4 @@
-"""Pixel ranges, and several pictures as one."""
+"""Pixel ranges, and several images as one."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from images import pixels
 
 
-def picture(h=12, w=20, seed=0):
+def random_image(h=12, w=20, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (h, w, 3), np.uint8)
 
 
@@ -20,19 +20,19 @@ def test_pixel_ranges_round_trip_and_clip():
 
 
 def test_crop_to_multiple_keeps_the_upper_left_part():
-    image = picture(11, 22)
+    image = random_image(11, 22)
     np.testing.assert_array_equal(pixels.crop_to_multiple(image, 4), image[:8, :20])
     np.testing.assert_array_equal(pixels.crop_to_multiple(image, 11), image)
 
 
-def test_side_by_side_shows_every_picture_under_its_caption():
-    images = [picture(40, 30), picture(60, 200, seed=1)]
+def test_side_by_side_shows_every_image_under_its_caption():
+    images = [random_image(40, 30), random_image(60, 200, seed=1)]
     sheet = pixels.side_by_side(images, ["LR | 24 x 24 px", "HR"])
     strip = sheet.shape[0] - 60
     np.testing.assert_array_equal(sheet[strip : strip + 40, :30], images[0])
     np.testing.assert_array_equal(sheet[strip:, -200:], images[1])
     assert sheet[:strip, :30].min() < 100  # the caption's ink
-    assert sheet[strip + 40 :, :30].min() == 255  # white below the lower picture
+    assert sheet[strip + 40 :, :30].min() == 255  # white below the lower image
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -42,5 +42,5 @@ def test_every_integer_survives_the_way_to_floats_and_back(dtype):
 
 
 def test_an_enlarged_pixel_is_a_square():
-    image = picture(2, 3)
+    image = random_image(2, 3)
     np.testing.assert_array_equal(pixels.enlarge(image, 4)[::4, 3::4], image)

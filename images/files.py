@@ -51,7 +51,7 @@ _SAVE_OPTIONS = {
     "TIFF": {"compression": "deflate", "predictor": "horizontal"},
 }
 _MAX_SIDE_PX = {"JPEG": 65500, "WEBP": 16383}
-_MAX_JPEG_EXIF_BYTES = 65527
+_MAX_EXIF_BYTES = {"JPEG": 65527, "TIFF": 0, "BMP": 0}  # in TIFF because libvips writes none
 
 # Metadata that is kept: libvips fields by name or prefix
 _KEPT_FIELDS = (
@@ -176,7 +176,7 @@ def write_image(path: str | os.PathLike, data: ImageData) -> None:
     """Write an image atomically, in the format of the suffix.
 
     What a format cannot hold is reduced and logged: 16 bits to 8 (JPEG, WebP, BMP), alpha onto white (JPEG,
-    BMP). TIFF gets no EXIF, BMP no metadata. JPEG and lossy WebP have quality 95.
+    BMP), EXIF is dropped (TIFF, BMP). BMP gets no other metadata either. JPEG and lossy WebP have quality 95.
     """
     path = Path(path)
     check_fits(path, *data.pixels.shape[:2])
@@ -293,8 +293,9 @@ def _to_vips(data: ImageData, kind: str, path: Path) -> pyvips.Image:
     if data.alpha is not None and kind in ("JPEG", "BMP"):
         log.warning("%s: %s has no transparency, laid on white", path, kind)
         image = image.cast("float").flatten(background=255, max_alpha=255).rint().cast("uchar")
-    if kind == "JPEG" and len(data.metadata.get("exif-data", b"")) > _MAX_JPEG_EXIF_BYTES:
-        log.warning("%s: EXIF is too long for JPEG and left out", path)  # by libvips
+    exif_bytes = len(data.metadata.get("exif-data", b""))
+    if exif_bytes > _MAX_EXIF_BYTES.get(kind, exif_bytes):
+        log.warning("%s: %s cannot hold this EXIF, left out", path, kind)
     for name, value in data.metadata.items():
         colours = b"GRAY" if is_gray and kind != "WEBP" else b"RGB "  # WebP stores gray as RGB
         if name != "icc-profile-data" or value[16:20] == colours:

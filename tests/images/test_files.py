@@ -443,13 +443,15 @@ def test_damaged_exif_does_no_harm(tmp_path, suffix, exif):
         assert np.abs(read_image(tmp_path / target).pixels.astype(int) - photograph()).mean() < 2
 
 
-def test_exif_too_long_for_jpeg_is_left_out(tmp_path, caplog):
+@pytest.mark.parametrize(("target", "size"), [("a.jpg", 70000), ("a.tif", 9), ("a.bmp", 9)])
+def test_exif_that_a_format_cannot_hold_is_left_out_and_said(tmp_path, caplog, target, size):
     note = Image.Exif()
-    note[0x8769] = {37500: bytes(70000)}
+    note[0x8769] = {37500: bytes(size)}
     Image.fromarray(photograph()).save(tmp_path / "a.png", exif=note.tobytes())
-    write_image(tmp_path / "a.jpg", read_image(tmp_path / "a.png"))
-    assert 37500 not in exif_of(tmp_path / "a.jpg").get_ifd(0x8769)
-    assert "a.jpg: EXIF is too long for JPEG" in caplog.text
+    write_image(tmp_path / target, read_image(tmp_path / "a.png"))
+    assert 37500 not in exif_of(tmp_path / target).get_ifd(0x8769)
+    kind = {"a.jpg": "JPEG", "a.tif": "TIFF", "a.bmp": "BMP"}[target]
+    assert f"{target}: {kind} cannot hold this EXIF, left out" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def make_files(folder: Path) -> list[tuple[Path, str]]:
     tifffile.imwrite(folder / "half.tiff", (rgb / 255).astype(np.float16), photometric="rgb")
     for suffix in ("ppm", "tga", "jp2"):
         image.save(folder / f"a.{suffix}")
-    files |= {path.name: "picture" for path in folder.iterdir()}
+    files |= {path.name: "image" for path in folder.iterdir()}
     meta = {"network": "SRGAN_g", "arguments": {"num_blocks": 1}, "recipe": "cpu", "step": 3}
     checkpoints.write_npz(folder / "g.npz", {"SRGAN_g/a": np.ones((3, 4), np.float32)}, meta)
     weights = {"kernel": rng.random((3, 3, 3, 64), np.float32), "bias": rng.random(64, np.float32)}
@@ -110,7 +110,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 
 def read(path: Path, kind: str) -> None:
-    if kind == "picture":
+    if kind == "image":
         write_image(path.with_name("written.tiff"), read_image(path))
     elif kind == "checkpoint":
         checkpoints.read_network(path, "SRGAN_g", layout)

@@ -211,7 +211,7 @@ def test_mistakes_are_refused_before_any_work(tmp_path):
 def test_an_image_named_twice_or_behind_a_circular_link_is_done_once(tmp_path):
     source = make_png(tmp_path / "in/a.png")
     (tmp_path / "in/circle").symlink_to(tmp_path / "in")
-    jobs = plan_outputs([str(source), str(tmp_path / "in")], "out")
+    jobs = plan_outputs([str(source), str(tmp_path / "in"), str(tmp_path / "in/circle/a.png")], "out")
     assert [job.target.name for job in jobs] == ["a_x4.png"]
 
 

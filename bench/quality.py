@@ -21,7 +21,7 @@ import measure
 import numpy as np
 from PIL import Image, ImageFilter
 from scipy.io import loadmat
-from scipy.ndimage import maximum_filter, uniform_filter
+from scipy.ndimage import gaussian_filter, maximum_filter, uniform_filter
 
 from common.errors import UserError
 from common.settings import make_config
@@ -170,7 +170,9 @@ class Niqe:
 
     def _features(self, y, size: int) -> np.ndarray:
         """[patches, 18]: the fit to each patch, and to products of neighbours in four directions."""
-        normalised, rows = self._utils.compute_image_mscn_transform(y)[0], []
+        y, rows = np.asarray(y), []
+        mean, square = (gaussian_filter(values, 7 / 6, mode="constant", radius=3) for values in (y, y**2))
+        normalised = (y - mean) / (np.sqrt(np.abs(square - mean**2)) + 1)
         patches = normalised.reshape(-1, size, normalised.shape[1] // size, size).swapaxes(1, 2)
         for patch in patches.reshape(-1, size, size):
             shape, _, below, above, *_ = self._utils.aggd_features(patch.copy())

@@ -103,7 +103,7 @@ def preview(image: np.ndarray) -> np.ndarray:
     return resize(image, *size, Image.Resampling.LANCZOS)
 
 
-def serve(settings, own: Path | None, host: str, port: int, engine: str) -> int:
+def serve(settings, own: Path | None, host: str, port: int, engine: str = "tensorflow") -> int:
     """Serves the page until Ctrl-C or SIGTERM; does not return. port 0: a free one."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"

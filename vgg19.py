@@ -30,11 +30,11 @@ DOWNLOAD_TIMEOUT_SECONDS = 15
 
 
 class MissingWeights(UserError):
-    """There are no VGG19 weights where they are looked for; random ones may stand in."""
+    """No VGG19 weights were found; random ones may be used instead."""
 
 
 def layer_names() -> list[str]:
-    """conv1_1, conv1_2, pool1, ..., conv5_4, pool5: every layer that can be asked for, in order."""
+    """conv1_1, conv1_2, pool1, ..., conv5_4, pool5: the layers in order."""
     return [
         name
         for block, count in enumerate(CONVS_PER_BLOCK, start=1)
@@ -65,7 +65,7 @@ def Vgg19_simple_api(
     """
     assert rgb.shape.rank == 4 and rgb.shape[-1] == 3, rgb.shape
     assert layer in layer_names(), f"{layer} is not one of {layer_names()}"
-    he = FanIn(2.0)  # keeps the features' scale from layer to layer where weights stay random
+    he = FanIn(2.0)  # random weights, too, then keep the scale of features from layer to layer
     names = layer_names()
 
     with tf.compat.v1.variable_scope("VGG19", reuse=reuse):
@@ -84,7 +84,7 @@ def Vgg19_simple_api(
 def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
     """The VGG19 weight file: the one named, else `data/vgg19*`, else Keras's, cached or downloaded.
 
-    Raises MissingWeights where none was named and none is found.
+    Raises MissingWeights if none was named and none is found.
     """
     if setting != "auto":
         if not Path(setting).is_file():
@@ -186,7 +186,7 @@ def _read_h5(path: Path) -> dict[str, tuple]:
 
 
 def _datasets(group):
-    """Every array below an HDF5 group: Keras's versions nest them differently."""
+    """All arrays below an HDF5 group; versions of Keras nest them differently."""
     for item in group.values():
         if hasattr(item, "ndim"):
             yield item
@@ -195,7 +195,7 @@ def _datasets(group):
 
 
 def _read_npy(path: Path) -> dict[str, tuple]:
-    """A pickled dict {conv1_1: [W, b]}, as TensorFlow-1 programs kept it, through a safe reader."""
+    """A pickled dict {conv1_1: [W, b]}, as TensorFlow-1 programs wrote it, through a safe reader."""
     with open(path, "rb") as file:
         arrays = third_party.read_pickled(file)
     if isinstance(arrays, np.ndarray):

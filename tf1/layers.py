@@ -17,7 +17,7 @@ from tf1.convolutions import conv2d
 from tf1.distribution import mean_of_replicas
 from tf1.folding import BATCH_NORM_EPSILON
 
-# TensorLayer makes an eager tensor when it is imported, and with it threads, and on a GPU takes its memory
+# Importing TensorLayer creates an eager tensor, which starts threads and takes a GPU's memory
 tf.compat.v1.disable_eager_execution()
 with warnings.catch_warnings():  # TensorLayer's own use of old Python and NumPy names
     warnings.simplefilter("ignore")
@@ -35,7 +35,7 @@ class Normal:
         self.stddev, self.mean = stddev, mean
 
     def __call__(self, shape, name: str) -> tf.Tensor:
-        # stateful, or graph optimisers would compute it on one thread to see whether it is a small constant
+        # stateful, or graph optimisers would try to fold it into a constant, on one thread
         return tf.random.normal(shape, self.mean, self.stddev, seed=zlib.crc32(name.encode()))
 
 
@@ -72,7 +72,7 @@ class ScopedLayer(tl.layers.Layer):
         self._nodes_fixed = True  # no TensorLayer model graph: inputs are plain tensors
 
     def _get_init_args(self, skip=3):
-        return {}  # only TensorLayer's model files need them, and collecting them walks the stack
+        return {}  # needed by TensorLayer's model files only, and slow to collect
 
     def _get_weights(self, var_name, shape, init, trainable=True):
         with tf.compat.v1.variable_scope(self.name) as scope:
@@ -83,7 +83,7 @@ class ScopedLayer(tl.layers.Layer):
                 dtype=tf.float32,
                 initializer=lambda shape, **_: init(shape=shape, name=full_name),
                 trainable=trainable and self.trainable,
-                # batch norm's averages, which all replicas move alike; optimisers see to the others
+                # batch norm's averages, which are the same on all replicas; optimisers reduce the others
                 aggregation=tf.VariableAggregation.NONE
                 if trainable
                 else tf.VariableAggregation.ONLY_FIRST_REPLICA,
@@ -129,9 +129,9 @@ class Dense(ScopedLayer, tl.layers.Dense):
 
 
 def leaky_relu(x: tf.Tensor, slope: float) -> tf.Tensor:
-    """max(x, slope * x), whose gradient reads its output, so that it can fuse with what comes before.
+    """max(x, slope * x), with a gradient that reads its output.
 
-    TensorFlow's own reads its input, on which the graph optimiser's fusion stumbles.
+    TensorFlow's reads its input, which prevents the fusion with the operation before.
     """
 
     @tf.custom_gradient
@@ -165,7 +165,7 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
 
     def forward(self, inputs):
         if not self.is_train:
-            # not the fused one: joined to a convolution, it makes oneDNN ten times slower without AVX-512
+            # not the fused operation: after a convolution it makes oneDNN ten times slower without AVX-512
             outputs = self._normalise(tf.cast(inputs, tf.float32), self.moving_mean, self.moving_var)
         elif tf.distribute.get_strategy().num_replicas_in_sync > 1:
             outputs = self._normalise_over_replicas(tf.cast(inputs, tf.float32))
@@ -193,7 +193,10 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
         count = (
             tf.cast(tf.size(values[..., 0]), tf.float32) * tf.distribute.get_strategy().num_replicas_in_sync
         )
-        self._batch_mean, self._batch_var = mean, variance * count / (count - 1)  # as the fused one has it
+        self._batch_mean, self._batch_var = (
+            mean,
+            variance * count / (count - 1),
+        )  # unbiased, like the fused operation's
         return outputs
 
     def moving_average_updates(self, finite: tf.Tensor) -> list[tf.Operation]:
@@ -239,7 +242,7 @@ class Flatten(ScopedLayer, tl.layers.Flatten):
 
 
 class Network:
-    """What a network builder returns: its tensors, its layers and its variables in graph order."""
+    """The tensors, layers and variables of a network, in graph order."""
 
     def __init__(self, inputs: tf.Tensor):
         self.inputs = self.outputs = inputs

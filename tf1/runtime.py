@@ -1,4 +1,4 @@
-"""Where and how the graph runs: session options, devices, precision; and how it is asked to stop."""
+"""Session options, devices and precision; signals that stop a run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def session_config(settings) -> tf.compat.v1.ConfigProto:
 
 
 def configure(settings) -> None:
-    """What `config.RUNTIME` asks of the whole process; says what stands in the way of a GPU."""
-    if settings.precision == "float32":  # what is called so and has ten bits only, TF32, is not meant
+    """Applies `config.RUNTIME` to the process; warns if TensorFlow cannot use the GPU."""
+    if settings.precision == "float32":  # not TF32, which keeps ten bits
         tf.config.experimental.enable_tensor_float_32_execution(False)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -45,7 +45,7 @@ def configure(settings) -> None:
 
 
 def allow_reduced_precision(options: tf.compat.v1.ConfigProto, dtype: tf.DType) -> None:
-    """Lets the graph optimiser run convolutions in bfloat16 on a CPU, which fuses better than casts."""
+    """Lets the graph optimiser run convolutions in bfloat16 on a CPU; casts would fuse less."""
     if dtype == tf.bfloat16:
         rewrites = options.graph_options.rewrite_options
         rewrites.auto_mixed_precision_onednn_bfloat16 = type(rewrites).ON
@@ -72,7 +72,7 @@ def has_bfloat16() -> bool:
 
 
 def cpu_flags() -> set[str]:
-    """Words that describe the CPU, such as avx2; empty where they cannot be read."""
+    """The CPU's features, such as avx2; empty if they cannot be read."""
     try:
         return set(Path("/proc/cpuinfo").read_text().split())
     except OSError:  # not Linux
@@ -103,8 +103,6 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number, _frame):
-        if (
-            self.signal
-        ):  # asked twice: at once, in the middle of a step or a save; files are renamed when whole
+        if self.signal:  # a second signal: exit at once; files are renamed only when complete
             os._exit(128 + number)
         self.signal = number

@@ -1,6 +1,6 @@
 """Weights of other programs: TensorLayer 1.x's lists, TensorFlow-1 pickles, Saver checkpoints.
 
-Pickles go through an unpickler that admits arrays and plain containers and runs no code.
+Pickles are untrusted: the unpickler admits arrays and plain containers, and runs no code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ AVERAGE = "/ExponentialMovingAverage"
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Admits NumPy arrays and plain containers only: a weight file must not run code."""
+    """Admits NumPy arrays and plain containers only."""
 
     ADMITTED = (
         ("numpy", "ndarray"),
@@ -38,7 +38,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def read_pickled(file):
-    """What an npy file of objects holds."""
+    """The objects of an npy file."""
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
         np.lib.format.read_array_header_1_0(file)
@@ -48,7 +48,7 @@ def read_pickled(file):
 
 
 def named_list(path: str | Path, file: zipfile.ZipFile, shapes: dict[str, tuple]) -> dict[str, np.ndarray]:
-    """TensorLayer 1.x's list of arrays in graph order, by the names of `shapes`, which has that order."""
+    """TensorLayer 1.x's list of arrays, named by `shapes`, which is in graph order."""
     with file.open(LIST_MEMBER) as member:
         arrays = [np.asarray(array, np.float32) for array in read_pickled(member)]
     for index, ((name, shape), array) in enumerate(zip(shapes.items(), arrays)):
@@ -65,7 +65,7 @@ def named_list(path: str | Path, file: zipfile.ZipFile, shapes: dict[str, tuple]
 
 
 def write_list(path: str | Path, arrays: list[np.ndarray]) -> None:
-    """An npz as TensorLayer 1.x wrote it, which code of 2018 reads with `load_npz`."""
+    """Writes an npz in the form of TensorLayer 1.x, which code of 2018 reads with `load_npz`."""
     params = np.empty(len(arrays), object)
     params[:] = arrays
     with atomic(path) as part, open(part, "wb") as file:

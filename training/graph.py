@@ -1,7 +1,7 @@
 """The training graph: section 6.2.1 of the note, in its nine steps.
 
-It is the graph of one device. Where several train together (tf1/distribution.py), each of them builds it for
-its part of the batch; the sums of gradients, the losses' means and batch norm's statistics join them.
+It is the graph of one device. Several devices (tf1/distribution.py) each build it for their part of the
+batch; sums of gradients, means of losses and batch-norm statistics connect them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ v1 = tf.compat.v1
 
 
 def build(config, dtype: tf.DType) -> SimpleNamespace:
-    """Adds the graph to the default one and returns its names; convolutions compute in `dtype`.
+    """Builds the graph in the default tf.Graph and returns its names; convolutions compute in `dtype`.
 
     One run of `g_optim` is the note's two runs: D's update, then G's against the updated D, with one forward
     pass of G and one VGG19 pass of the target. Without adversarial epochs there is no D and no VGG19.
@@ -93,7 +93,7 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
 
     # 9. Optimisers
     def minimise(name, value, variables, *nets, of_g=True):
-        """Adam's step and what follows it; if it is not finite no weight moves, not by momentum either."""
+        """Adam's step and the averages' updates; one that is not finite moves nothing, despite momentum."""
         gradients = v1.gradients(value / num_replicas(), variables)
         finite = tf.math.is_finite(sum_of_replicas(tf.add_n([tf.reduce_sum(g) for g in gradients])))
         adam = v1.train.AdamOptimizer(tf.where(finite, lr_v, 0.0), train.beta1, name=name)

@@ -1,4 +1,4 @@
-"""What a training run shows: a line per epoch, on the screen, as JSON and for TensorBoard; samples."""
+"""Reports of a training run: a line per epoch on the screen, as JSON and for TensorBoard; samples."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ log = logging.getLogger("srgan")
 
 SAMPLE_PATCHES = 4
 MAX_VALID_SIDE = 1024  # px of HR: the image is fed whole, and takes about 1 kB a pixel
-COLLAPSED_LOSS, COLLAPSED_EPOCHS = 0.01, 3  # of a discriminator that is always right
+COLLAPSED_LOSS, COLLAPSED_EPOCHS = 0.01, 3  # a discriminator that is always right
 FOLDERS = {"pretrain": ("srgan_ginit", "SRResNet"), "adversarial": ("srgan_gan", "SRGAN")}
 # makes TensorBoard forget the points after its step
 _FORGET = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
 
 
 def within_memory(hr: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The validation pair, or the middle of it."""
+    """The validation pair, or its centre if it is large."""
     scale = hr.shape[0] // lr.shape[0]
     side = MAX_VALID_SIDE // scale
     if max(lr.shape[:2]) <= side:
@@ -47,7 +47,7 @@ class Report:
     """The reports of a run in its folders. Failures are logged and never stop training."""
 
     def __init__(self, folder: Path, samples_dir: Path, step: int):
-        """Goes on after `step`: what an interrupted run wrote past it is dropped."""
+        """Continues after `step`: later lines of an interrupted run are dropped."""
         self.folder, self.samples_dir, self._start = folder, samples_dir, step
         self._log = folder / "train_log.jsonl"
         self._unwritten = ""  # lines that the disk refused
@@ -76,7 +76,7 @@ class Report:
 
     @contextlib.contextmanager
     def tolerated(self, loss: str) -> Iterator[None]:
-        """Logs what fails; the caller goes on after the block."""
+        """Logs a failure of the block and carries on."""
         try:
             yield
         except (UserError, OSError, MemoryError, ValueError, tf.errors.OpError) as error:
@@ -177,7 +177,7 @@ class Report:
 
 
 def _lines(text: str) -> list[dict]:
-    """The whole lines of a log."""
+    """The complete lines of a log."""
     lines = []
     for line in text.splitlines(keepends=True):
         try:

@@ -1,4 +1,4 @@
-"""What lies in a run's folder, and whether a run can go on from it."""
+"""The files of a run's folder, and whether a run can continue from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEIGHTS = ("g_srgan*.npz", "d_srgan*.npz")
 RUN_FILES = (*WEIGHTS, "srgan_state*.npz", "train_log.jsonl", "run.log", "tensorboard", "config.json")
 ARCHIVE_DIR = "replaced"
 STATE_KEYS = {"step": int, "sums": dict, "config": dict, "facts": dict}
-# Settings that may change when a run goes on: they do not touch the numbers, or what they lead to is checked
+# Settings that may change when a run continues: they do not affect the numbers, or their effects are checked
 FREE_SETTINGS = (
     *("RUNTIME.", "VALID.", "VGG.weights", "VGG.on_missing", "TRAIN.save_", "TRAIN.keep_weights"),
     *("TRAIN.hr_img_path", "TRAIN.max_bad_images", "TRAIN.init_weights", "TRAIN.n_epoch"),
@@ -32,7 +32,7 @@ FREE_SETTINGS = (
 
 
 class Saved(NamedTuple):
-    """A run as it was saved."""
+    """A saved run."""
 
     path: Path
     meta: dict
@@ -40,7 +40,7 @@ class Saved(NamedTuple):
 
 
 def find_saved(folder: Path) -> Saved | None:
-    """The last readable state in a folder; one that is damaged is renamed, and the one before taken."""
+    """The last readable state in a folder. A damaged one is renamed, and the previous one is used."""
     errors: dict[Path, UserError] = {}
     for path in (folder / STATE_FILE, folder / PREVIOUS_STATE_FILE):
         if not path.exists():
@@ -72,7 +72,7 @@ def find_saved(folder: Path) -> Saved | None:
 
 
 def archive(folder: Path) -> None:
-    """Moves the files of a run to a folder of their own below, named after the time."""
+    """Moves the files of a run to a new folder below, named after the time."""
     found = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
     if not found:
         return
@@ -92,7 +92,7 @@ def archive(folder: Path) -> None:
 
 
 def numeric_settings(config) -> dict:
-    """{key: value} of the settings that touch the numbers of a run."""
+    """{key: value} of the settings that affect the numbers of a run."""
     settings = dict(flatten(json.loads(json.dumps(config))))
     return {key: value for key, value in settings.items() if not key.startswith(FREE_SETTINGS)}
 
@@ -115,7 +115,7 @@ def require_same_settings(saved: Saved, config) -> None:
 
 
 def require_same_facts(saved: Saved, schedule: Schedule, facts: dict) -> None:
-    """Refuses to continue a run made from other images or features, or at another place of its schedule."""
+    """Refuses to continue a run made from other images or features, or by another schedule."""
     meta, folder = saved.meta, saved.path.parent
     step = meta["step"]
     train = type(schedule.train)({**schedule.train, **meta["config"]["TRAIN"]})
@@ -143,7 +143,7 @@ def require_same_facts(saved: Saved, schedule: Schedule, facts: dict) -> None:
 
 
 def fingerprint(listing: dict) -> str:
-    """The same for the same images, wherever they lie: 'COUNT images, HASH'."""
+    """'COUNT images, HASH', whatever folder they are in."""
     text = json.dumps(sorted((name, *entry) for name, entry in listing.items()))
     hashed = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return f"{len(listing)} images, {hashed}"

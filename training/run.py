@@ -1,4 +1,4 @@
-"""Where a training run is, and how it survives: state, weights for use, stops, steps that are not finite."""
+"""A training run: its position, saves and stops; steps that are not finite."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ log = logging.getLogger("srgan")
 
 WEIGHTS_FILES = {PRETRAIN: "g_srgan_init.npz", ADVERSARIAL: "g_srgan.npz"}
 MAX_SKIPPED_STEPS = 10  # in a row, whose losses or gradients are not finite
-WARMUP_STEPS = 4  # of a process in each phase, which optimise the graph and tell nothing about speed
+WARMUP_STEPS = 4  # the first steps of a process in each phase, too slow to be timed
 LOG_INTERVAL_S = 60  # where there is no progress bar
 
 
 class Run:
-    """The run of a session; a context manager. Its loop is in training/train.py.
+    """The run of a session, as a context manager. Its loops are in training/train.py.
 
-    The state is saved after the weights and the log, so that whatever a crash loses is done again.
+    The state is saved last, after the weights and the log, so that after a crash all that is missing is
+    redone.
     """
 
     def __init__(self, graph, session, dataset, report, schedule, cluster, *, folder: Path, meta: dict):
-        """report: None for hosts that write no files. meta: recipe, config and facts, kept in the files."""
+        """report: None on hosts that write no files. meta: recipe, config and facts, written to the files."""
         self.graph, self.session, self.dataset, self.report = graph, session, dataset, report
         self.schedule, self.cluster, self.folder, self.meta = schedule, cluster, folder, meta
         self.train = schedule.train
@@ -57,7 +58,7 @@ class Run:
     # -- the loop
 
     def epochs(self, phase: str) -> Iterator[int]:
-        """The epochs of a phase that are left, from 0 on; the first one may be begun already."""
+        """The remaining epochs of a phase, from 0; the first one may be partly done."""
         while self.step_number < self.schedule.total_steps:
             position = self.schedule.position(self.step_number)
             if position.phase != phase:
@@ -65,7 +66,7 @@ class Run:
             yield position.epoch
 
     def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(LR, HR) of the steps that are left of this epoch, with the learning rate set for each."""
+        """(LR, HR) for the remaining steps of this epoch; sets the learning rate."""
         phase, epoch, done = self.schedule.position(self.step_number)
         steps, rate, said_at = self.schedule.steps_per_epoch, None, time.monotonic()
         if done == 0:
@@ -88,7 +89,7 @@ class Run:
                 yield batch
 
     def step(self, losses: dict[str, float], finite: bool) -> None:
-        """After a step: sums for the log, and a stop if one is asked for."""
+        """Counts a step and its losses; stops if a signal asked for it."""
         self.in_step = False
         self.step_number += 1
         seconds = time.perf_counter() - self.started
@@ -113,7 +114,7 @@ class Run:
             self._stop_if_asked()
 
     def end_epoch(self) -> None:
-        """Weights, samples and the log, then the state."""
+        """Writes weights, samples and the log, then the state."""
         phase, epoch, _ = self.schedule.position(self.step_number - 1)
         is_checkpoint = (epoch + 1) % self.train.save_every == 0
         is_checkpoint |= self.step_number == self.schedule.phase_end(phase)
@@ -135,7 +136,7 @@ class Run:
         self._stop_if_asked()
 
     def finish(self) -> None:
-        """After the last epoch: the weights for use are there, or it is an error."""
+        """Makes sure, after the last epoch, that the weights are written."""
         is_missing = self.step_number and self.weights_step() != self.step_number
         if self.report and is_missing and not self.save_weights():
             raise UserError("the run is finished, but its weights could not be written: make room, repeat")
@@ -170,7 +171,7 @@ class Run:
                 self.report.close()
 
     def _save_after(self, error: BaseException | None) -> None:
-        """Keeps what was done before an error that ends the run."""
+        """Saves the run when an error ends it."""
         if not isinstance(error, Exception):
             return
         self._event(f"step {self.step_number}: {type(error).__name__}: {error}")
@@ -190,13 +191,13 @@ class Run:
     # -- files
 
     def save(self) -> None:
-        """Writes all that a continued run needs to be bit-for-bit identical; keeps the state before."""
+        """Writes the state from which a run resumes bit-for-bit; keeps the previous one."""
         if self.report:
             self._write_state(checkpoints.fetch(self.session, self.variables))
         self.saved_at, self.saved_step = time.monotonic(), self.step_number
 
     def _write_state(self, arrays: dict[str, np.ndarray]) -> None:
-        if not checkpoints.is_finite(arrays):  # a step that is not finite moves nothing: not by training
+        if not checkpoints.is_finite(arrays):  # training cannot do that: such steps move nothing
             raise UserError(f"step {self.step_number} is not finite; step {self.saved_step} is kept")
         state = self.folder / STATE_FILE
         new = state.with_stem(f"{state.stem}_new")
@@ -211,7 +212,7 @@ class Run:
         self._event(f"step {self.step_number} saved")
 
     def save_weights(self, epoch: int | None = None, psnr_db: float | None = None) -> bool:
-        """Writes the weights for use; failing is logged and stops no run. epoch: the one that ends."""
+        """Writes the weights; failures are logged and stop nothing. epoch: the one that has ended."""
         phase = self.schedule.position(max(0, self.step_number - 1)).phase
         if not self.report or phase not in WEIGHTS_FILES:
             return True
@@ -231,7 +232,7 @@ class Run:
         return False
 
     def weights_step(self) -> int | None:
-        """The step of the weights for use that lie in the folder."""
+        """The step of the weights in the folder."""
         phase = self.schedule.position(max(0, self.step_number - 1)).phase
         try:
             return checkpoints.read_meta(self.folder / WEIGHTS_FILES.get(phase, "")).get("step")
@@ -239,7 +240,7 @@ class Run:
             return None
 
     def restore(self, saved: Saved | None) -> None:
-        """Takes what was saved, if anything was; of several hosts, all take what the chief has."""
+        """Restores what was saved, if anything; several hosts all take the chief's variables."""
         if saved:
             checkpoints.assign(self.session, self.variables, saved.arrays, saved.path)
             self.step_number = self.saved_step = saved.meta["step"]
@@ -270,7 +271,7 @@ class Run:
             self.report.event(sentence)
 
     def _say_duration(self, seconds: float) -> None:
-        """Once in each phase, after a step that no longer prepares anything."""
+        """Logs the expected duration, once in each phase, after the warm-up."""
         phase = self.schedule.position(self.step_number - 1).phase
         left = self.schedule.phase_end(phase) - self.step_number
         done = self.steps_of_process[phase] = self.steps_of_process.get(phase, 0) + 1

@@ -1,4 +1,4 @@
-"""Which phase, epoch and learning rate belong to a step of a training run."""
+"""The phase, epoch and learning rate of each step of a training run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Position(NamedTuple):
 
 
 class Schedule:
-    """The phases as one row of steps: MSE pretraining, D alone, adversarial training."""
+    """The phases as one sequence of steps: MSE pretraining, D alone, adversarial training."""
 
     def __init__(self, train, steps_per_epoch: int):
         """train: config.TRAIN."""

@@ -27,7 +27,7 @@ from images.photos import validation_photo
 HEIGHT, WIDTH = 180, 320
 MAX_DIFFERENCE = 1  # of float32 results, 8-bit values
 CONTESTANTS = {
-    "float32": ("savedmodel", "onnx", "tflite", "OpenVINO"),
+    "float32": ("savedmodel", "onnx", "tflite", "ncnn", "OpenVINO"),
     "bfloat16": ("ours", "OpenVINO"),
 }
 

@@ -1,4 +1,4 @@
-"""The images of docs/walkthrough.md and docs/theory.md, from the pages' own variables and a short training run.
+"""The images of docs/walkthrough.md and docs/theory.md, from the pages' variables and a short training run.
 
 python docs/make_figures.py            or: make walkthrough
 python docs/make_figures.py --vgg FILE --log checkpoint/train_log.jsonl    of a run that exists
@@ -124,10 +124,10 @@ def draw_network(axes, net, layers: list, *, labels: bool) -> None:
     for layer in layers:
         shape = net.tensors[layer.name].shape
         x, kind = position[layer.name], type(layer).__name__
-        axes.bar(x, height(layer.name), width=0.8, color=COLOURS[kind])
+        axes.bar(x, height(layer.name), width=0.8, color=COLOURS[kind], alpha=0.6 if labels else 1)
         if labels:
             size = f"{shape[1]} x {shape[2]} x {shape[3]}" if shape.rank == 4 else f"{shape[1]}"
-            axes.text(x, 0.2, f"{layer.name}   {size}", rotation=90, ha="center", va="bottom", fontsize=8, color="w")
+            axes.text(x, 0.15, f"{layer.name}   {size}", rotation=90, ha="center", va="bottom", fontsize=7.5)
     top = max(height(name) for name in position)
     for name, inputs in sources(net).items():
         for source in inputs:
@@ -135,10 +135,12 @@ def draw_network(axes, net, layers: list, *, labels: bool) -> None:
                 left, right = position[source], position[name]
                 x = np.linspace(0, 1, 50)
                 start = max(height(source), height(name)) + 0.15
-                rise = 1.2 + 0.6 * (right - left > 10)
+                rise = 2.4 if right - left > 10 else 1.2
                 axes.plot(left + (right - left) * x, start + rise * 4 * x * (1 - x), color="#333", lw=0.9)
-                axes.annotate("", (right, start - 0.15), (right, start + 0.3), arrowprops={"arrowstyle": "->"})
-    axes.set(xlim=(-0.7, len(layers) - 0.3), ylim=(0, top + 2.2), xticks=[], yticks=[])
+                axes.annotate(
+                    "", (right, start - 0.15), (right, start + 0.3), arrowprops={"arrowstyle": "->"}
+                )
+    axes.set(xlim=(-0.7, len(layers) - 0.3), ylim=(0, top + 1.5), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
 
@@ -151,8 +153,8 @@ def legend(figure: Figure, layers: list) -> None:
 def draw_generator() -> None:
     with tf.Graph().as_default():
         net = SRGAN_g(v1.placeholder(tf.float32, [None, 96, 96, 3]), is_train=True)
-        figure = Figure(figsize=(11, 6))
-        whole, part = figure.subplots(2, 1, height_ratios=(2, 5))
+        figure = Figure(figsize=(11, 5.5))
+        whole, part = figure.subplots(2, 1, height_ratios=(2, 3))
         figure.subplots_adjust(0.01, 0.01, 0.99, 0.95, hspace=0.12)
         draw_network(whole, net, net.all_layers, labels=False)
         whole.set_title(f"all {len(net.all_layers)} layers", fontsize=9, loc="right")
@@ -164,7 +166,9 @@ def draw_generator() -> None:
             if not (layer.name.startswith(in_blocks) and layer.name.endswith(tuple(middle)))
         ]
         draw_network(part, net, shown, labels=True)
-        part.set_title("the same without residual blocks 1 to 15; height x width x channels", fontsize=9, loc="right")
+        part.set_title(
+            "the same without residual blocks 1 to 15; height x width x channels", fontsize=9, loc="right"
+        )
         legend(figure, net.all_layers)
         save(figure, "generator.png")
 
@@ -172,7 +176,7 @@ def draw_generator() -> None:
 def draw_discriminator() -> None:
     with tf.Graph().as_default():
         net, _ = SRGAN_d(v1.placeholder(tf.float32, [None, 384, 384, 3]), is_train=True)
-        figure = Figure(figsize=(11, 4.5))
+        figure = Figure(figsize=(11, 4.7))
         axes = figure.subplots()
         figure.subplots_adjust(0.01, 0.01, 0.99, 0.95)
         draw_network(axes, net, net.all_layers, labels=True)
@@ -202,7 +206,7 @@ def draw_pixel_shuffle(photo: np.ndarray) -> None:
 
 def draw_detail(names: dict) -> None:
     """One detail at 3 times: LR, what is made of it, HR."""
-    window = np.s_[84:148, 64:128]
+    window = np.s_[20:84, 42:106]  # hair
     images = {"LR": enlarge(names["lr"], 4), **names["enlarged"], "HR": names["hr"]}
     sheet = side_by_side([enlarge(image[window], 3) for image in images.values()], list(images))
     Image.fromarray(sheet).save(FOLDER / "detail.png", optimize=True)
@@ -242,13 +246,16 @@ def draw_opinion(lines: list[dict], theory: dict) -> None:
     curve.set_title("D during the short run", fontsize=9)
     curve.legend(fontsize=8)
     with tf.Graph().as_default(), v1.Session() as sess:
-        image = v1.placeholder(tf.float32, [1, 512, 512, 3])
-        net, _ = SRGAN_d(image, is_train=True, **theory["meta_d"]["arguments"])
+        patches = v1.placeholder(tf.float32, [None, 96, 96, 3])
+        net, _ = SRGAN_d(patches, is_train=True, **theory["meta_d"]["arguments"])
         assign(sess, net.all_params, theory["arrays_d"], "srgan")
         for axes, name in ((of_photo, "photograph"), (of_sr, "srgan")):
-            opinion = sess.run(net.outputs, {image: theory["images"][name][None] / 127.5 - 1}).reshape(32, 32)
+            image = theory["images"][name][:480, :480] / 127.5 - 1
+            cut = image.reshape(5, 96, 5, 96, 3).swapaxes(1, 2).reshape(25, 96, 96, 3)
+            opinion = sess.run(net.outputs, {patches: cut}).reshape(5, 5, 6, 6)  # 6 x 6 positions of a patch
+            opinion = opinion.swapaxes(1, 2).reshape(30, 30)
             show(axes, opinion, f"shipped D of {name}: {opinion.mean():.2f}", vmin=0, vmax=1, cmap="viridis")
-    figure.colorbar(of_sr.images[0], ax=of_sr, fraction=0.046)
+    figure.colorbar(of_sr.images[0], ax=[of_photo, of_sr], fraction=0.03, pad=0.02)
     save(figure, "discriminator_opinion.png")
 
 
@@ -290,22 +297,29 @@ def draw_vgg(hr: np.ndarray, sr: np.ndarray, weights: Path) -> None:
 
 def draw_edges(theory: dict) -> None:
     lr = bicubic.downsample(theory["a"])
-    panels = {"a": theory["a"], "b": theory["b"], "LR of both": enlarge(lr, 4), "mean of a and b": theory["mean"]}
+    panels = {
+        "a": theory["a"],
+        "b": theory["b"],
+        "LR of both": enlarge(lr, 4),
+        "mean of a and b": theory["mean"],
+    }
     panels |= {"srresnet": theory["edge_sr"], "srgan": theory["upscale"]([lr], "srgan")[0]}
     figure = Figure(figsize=(9, 3.9))
-    grid = figure.add_gridspec(2, 6, left=0.06, right=0.99, top=0.93, bottom=0.12, wspace=0.06, height_ratios=(1, 1))
+    grid = figure.add_gridspec(
+        2, 6, left=0.06, right=0.99, top=0.93, bottom=0.12, wspace=0.06, height_ratios=(1, 1)
+    )
     for i, (name, image) in enumerate(panels.items()):
         show(figure.add_subplot(grid[0, i]), image[16:48, 16:48].astype(np.uint8), name)
     axes = figure.add_subplot(grid[1, :])
     for name in ("a", "b", "mean of a and b", "srresnet", "srgan"):
         axes.step(range(24, 41), panels[name][29, 24:41, 1], where="mid", label=name, lw=1.2)
-    axes.set(ylabel="green, row 29", xlabel="column")
+    axes.set(ylabel="green", xlabel="column of row 29")
     axes.legend(fontsize=8)
     save(figure, "mse_blurs.png")
 
 
 def draw_feature_loss(theory: dict, weights: Path) -> None:
-    pieces = {"fabric": theory["fabric"], "moved by 1 px": theory["moved"], "blurred": theory["blurred"]}
+    pieces = {"a piece": theory["piece"], "moved by 1 px": theory["moved"], "blurred": theory["blurred"]}
     rgb = np.stack(list(pieces.values())) / 255.0
     distances = {"pixels": rgb}
     distances |= {layer: features(rgb, layer, weights) for layer in ("conv2_2", "conv3_4")}
@@ -318,9 +332,9 @@ def draw_feature_loss(theory: dict, weights: Path) -> None:
         moved, blurred = (np.mean((values[k] - values[0]) ** 2) for k in (1, 2))
         ratio = moved / blurred
         axes.barh(-i, np.log2(ratio), color="#d1615d" if ratio > 1 else "#6a9f58")
-        axes.text(-3.2, -i, f"{name}: {ratio:.1f}", va="center", fontsize=9)
+        axes.text(-4.6, -i, f"{name}: {ratio:.1f}", va="center", fontsize=9)
     axes.axvline(0, color="#333", lw=1)
-    axes.set(xlim=(-3.3, 2), xticks=[], yticks=[])
+    axes.set(xlim=(-4.7, 2), xticks=[], yticks=[])
     axes.set_title("squared distance: moved / blurred (log scale)", fontsize=9)
     save(figure, "feature_loss.png")
 
@@ -342,18 +356,32 @@ def draw_checkerboard(theory: dict) -> None:
             x = tf.zeros([1, 16, 16, 1])
             y = tf.nn.conv2d(x, tf.ones([kernel, kernel, 1, 1]), 2, "SAME")
             reads = sess.run(tf.gradients(y, x)[0])[0, 4:12, 4:12, 0]
-            show(panel, reads, f"reads of a pixel by\n{kernel}x{kernel}, stride 2", cmap="viridis", vmin=0, vmax=4)
+            show(
+                panel,
+                reads,
+                f"reads of a pixel by\n{kernel}x{kernel}, stride 2",
+                cmap="viridis",
+                vmin=0,
+                vmax=4,
+            )
             for (row, column), count in np.ndenumerate(reads):
-                panel.text(column, row, f"{count:.0f}", ha="center", va="center", fontsize=7, color="w" if count < 3 else "k")
+                panel.text(
+                    column,
+                    row,
+                    f"{count:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    color="w" if count < 3 else "k",
+                )
     save(figure, "checkerboard.png")
 
 
 def draw_tradeoff(theory: dict) -> None:
     images, photo, lr = dict(theory["images"]), theory["photo"], theory["lr"]
-    for fraction in (0.25, 0.75):
-        images[f"{fraction}"] = theory["upscale"]([lr], "srresnet", [("srgan", fraction)])[0]
+    images["three quarters"] = theory["upscale"]([lr], "srresnet", [("srgan", 0.75)])[0]
     del images["photograph"]
-    order = ("srresnet", "0.25", "half", "0.75", "srgan")
+    order = ("srresnet", "half", "three quarters", "srgan")
     fine = {name: theory["fine_power"](image) / theory["fine_power"](photo) for name, image in images.items()}
     psnr = {name: theory["psnr_y"](image, photo) for name, image in images.items()}
     figure = Figure(figsize=(7, 3.4))
@@ -365,12 +393,16 @@ def draw_tradeoff(theory: dict) -> None:
     axes.text(0.99, 27, "the photograph", rotation=90, ha="right", fontsize=8, color="#6a9f58")
     for name in ("bicubic", *order):
         axes.annotate(name, (fine[name], psnr[name]), (6, 4), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="fine detail, as a fraction of the photograph's", ylabel="PSNR on Y, dB", ylim=(26.4, 30.2))
+    axes.set(
+        xlabel="fine detail, as a fraction of the photograph's", ylabel="PSNR on Y, dB", ylim=(26.4, 30.2)
+    )
     save(figure, "psnr_falls.png")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--vgg", default="auto", help="VGG19 weights; default: as training finds them")
     parser.add_argument("--log", type=Path, help="train_log.jsonl of a run; default: a short one is made")
     args = parser.parse_args()

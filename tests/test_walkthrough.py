@@ -1,4 +1,4 @@
-"""docs/walkthrough.md and docs/theory.md run as printed, their tables are true, and what documents name exists."""
+"""docs/walkthrough.md and docs/theory.md run as printed, the table is true, and named files exist."""
 
 import doctest
 import functools

@@ -1,14 +1,17 @@
 """docs/walkthrough.md and docs/theory.md run as printed, the table is true, and named files exist."""
 
 import doctest
-import functools
+import json
 import re
 from pathlib import Path
 
+import make_figures
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
+from model import SRGAN_g
 from tf1 import layers
 from tf1.layers import tl
 from utils import crop_sub_imgs_fn, downsample_fn
@@ -85,13 +88,6 @@ def test_each_row_of_the_table_is_true_of_the_installed_version(old, status, new
             eval(code, dict(names))
 
 
-@functools.cache
-def files() -> set[str]:
-    """Paths of the repository's files."""
-    listed = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*") if ".venv" not in path.parts}
-    return {path for path in listed if not path.startswith((".git/", "shared/"))}
-
-
 def anchors(document: Path) -> set[str]:
     """Where links into a document may point, as GitHub names headings."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.M)
@@ -114,4 +110,30 @@ def test_every_link_leads_somewhere(document):
 def test_every_file_of_ours_that_is_named_exists(document):
     for name in re.findall(r"`([\w./-]+)`", document.read_text(encoding="utf-8")):
         if name.endswith(OURS):
-            assert any(path == name or path.endswith(f"/{name}") for path in files()), name
+            folders = ("", "*/", "tests/*/")
+            assert any(any(ROOT.glob(folder + name)) for folder in folders), name
+
+
+def test_drawings_take_their_skip_connections_from_the_graph(graph):
+    net = SRGAN_g(tf.zeros([1, 8, 8, 3]), is_train=True, num_blocks=2, num_filters=4)
+    found = make_figures.sources(net)
+    assert found["n64s1/c"] == []
+    assert found["n64s1/b1/0"] == ["n64s1/c1/0"]
+    assert sorted(found["b_residual_add/1"]) == ["b_residual_add/0", "n64s1/b2/1"]
+    assert sorted(found["add3"]) == ["n64s1/b/m", "n64s1/c"]
+
+
+def test_loss_curves_are_drawn_from_a_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_figures, "FOLDER", tmp_path)
+    pretrain = {"phase": "pretrain", "step": 10, "mse_loss": 0.5}
+    losses = {"mse_loss": 0.4, "vgg_loss": 0.1, "g_gan_loss": 0.001, "d_loss": 1.0}
+    lines = [pretrain, {"phase": "adversarial", "step": 20, **losses}]
+    (tmp_path / "log").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    make_figures.draw_losses(make_figures.read_log(tmp_path / "log"))
+    assert np.asarray(Image.open(tmp_path / "loss_curves.png").convert("L")).min() < 100
+
+
+def test_images_of_the_pages_are_small():
+    sizes = [path.stat().st_size for path in make_figures.FOLDER.glob("*.png")]
+    assert max(sizes) < 150_000
+    assert sum(sizes) < 1_200_000

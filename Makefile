@@ -2,12 +2,13 @@
 # make test: install, check the style, run the tests
 # make test-export, test-page: tests of what has requirements of its own
 # make test-hosts: two hosts, of which one dies
+# make walkthrough: the images of docs/walkthrough.md and docs/theory.md, a few minutes
 # make gpu-check: five minutes on a GPU that was never tried
 # make crash-test, fuzz, soak, mutation: the long tests of docs/reliability.md, half an hour each
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-export test-page test-hosts gpu-check crash-test fuzz soak mutation clean
+.PHONY: demo test test-export test-page test-hosts walkthrough gpu-check crash-test fuzz soak mutation clean
 
 demo: .venv/installed
 	$(BIN)/python main.py --mode=srgan --recipe demo --checkpoint-dir checkpoint/demo --samples-dir samples/demo
@@ -30,6 +31,9 @@ test-page: .venv/installed-test
 
 test-hosts: .venv/installed-test
 	$(BIN)/python -m pytest -m long
+
+walkthrough: .venv/installed
+	$(BIN)/python docs/make_figures.py
 
 gpu-check: .venv/installed
 	$(BIN)/python bench/gpu_check.py

@@ -56,7 +56,7 @@ def Vgg19_simple_api(
     before_relu: bool = False,
     dtype: tf.DType = tf.float32,
 ) -> tuple[Network, Network]:
-    """[N, h, w, 3] RGB in [0, 1] -> (network, conv): `conv.outputs` is the output of `layer`, after ReLU.
+    """[N, h, w, 3] RGB in [0, 1] -> (network, conv): `conv.outputs` is that of `layer`, float32.
 
     before_relu: take a convolution's output before its ReLU (Wang et al. 2018, section 3.3).
 
@@ -78,6 +78,7 @@ def Vgg19_simple_api(
                 net.add(Conv2d(filters, 3, W_init=he, act=act, trainable=False, name=name))
             else:
                 net.add(MaxPool2d((2, 2), (2, 2), padding="SAME", name=name))
+        net.outputs = tf.cast(net.outputs, tf.float32)
     return net, net
 
 

@@ -14,7 +14,7 @@ import zlib
 import tensorflow as tf
 
 from tf1.convolutions import conv2d
-from tf1.distribution import mean_of_replicas
+from tf1.distribution import mean_of_replicas, num_replicas
 from tf1.folding import BATCH_NORM_EPSILON
 
 # Importing TensorLayer creates an eager tensor, which starts threads and takes a GPU's memory
@@ -167,7 +167,7 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
         if not self.is_train:
             # not the fused operation: after a convolution it makes oneDNN ten times slower without AVX-512
             outputs = self._normalise(tf.cast(inputs, tf.float32), self.moving_mean, self.moving_var)
-        elif tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        elif num_replicas() > 1:
             outputs = self._normalise_over_replicas(tf.cast(inputs, tf.float32))
         else:
             empty = tf.zeros([0])
@@ -190,9 +190,7 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
         mean, square = tf.unstack(mean_of_replicas(tf.stack([mean, variance + mean**2])))
         variance = tf.nn.relu(square - mean**2)
         outputs = self._normalise(values, mean, variance)
-        count = (
-            tf.cast(tf.size(values[..., 0]), tf.float32) * tf.distribute.get_strategy().num_replicas_in_sync
-        )
+        count = tf.cast(tf.size(values[..., 0]), tf.float32) * num_replicas()
         self._batch_mean, self._batch_var = (
             mean,
             variance * count / (count - 1),

@@ -63,8 +63,7 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
     average = MovingAverage(net_g.all_params, train.ema_decay)
     t_test_image = v1.placeholder(tf.uint8, [None, None, None, 3], "t_test_image")
     with v1.variable_scope("", reuse=True, custom_getter=average.getter):
-        test_args = {**config.MODEL.generator, "dtype": dtype}
-        net_g_test = SRGAN_g(to_range(t_test_image), is_train=False, reuse=True, **test_args)
+        net_g_test = SRGAN_g(to_range(t_test_image), reuse=True, **config.MODEL.generator, dtype=dtype)
     sr_test = to_pixels(net_g_test.outputs)
 
     # 6. Losses; G's against D comes with its optimiser, which needs the updated D
@@ -73,10 +72,8 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
         d_loss1 = tl.cost.sigmoid_cross_entropy(logits_real, tf.ones_like(logits_real))
         d_loss2 = tl.cost.sigmoid_cross_entropy(logits_fake, tf.zeros_like(logits_fake))
         d_loss = d_loss1 + d_loss2
-        sr_features, hr_features = (
-            tf.cast(emb.outputs, tf.float32) for emb in (vgg_predict_emb, vgg_target_emb)
-        )
-        vgg_loss = loss.vgg * tl.cost.mean_squared_error(sr_features, hr_features, is_mean=True)
+        embs = vgg_predict_emb.outputs, vgg_target_emb.outputs
+        vgg_loss = loss.vgg * tl.cost.mean_squared_error(*embs, is_mean=True)
         extra_losses = {}
         if loss.means:
             extra_losses["means_loss"] = loss.means * means_loss(net_g.outputs, hr, scale)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -61,8 +62,9 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
             if cluster.is_chief:
                 if restart:  # only now, when nothing is left that could refuse the new run
                     resume.archive(folder)
-                report = Report(folder, samples_dir, saved.meta["step"] if saved else 0)
-                report.show(lambda lr: sess.run(g.sr_test, {g.t_test_image: lr}), data.fixed_patches, valid)
+                step = saved.meta["step"] if saved else 0
+                upscale = functools.partial(run_test_generator, sess, g)
+                report = Report(folder, samples_dir, step, upscale, data.fixed_patches, valid)
                 log_config(folder / "config.json", config, recipe)
             meta = {"recipe": recipe, "config": config, "facts": facts}
             run = Run(g, sess, data, report, schedule, cluster, folder=folder, meta=meta)
@@ -72,6 +74,11 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
             run.say_start()
             with run:
                 yield run
+
+
+def run_test_generator(sess: tf.compat.v1.Session, g, lr: np.ndarray) -> np.ndarray:
+    """uint8 LR [N, h, w, 3] -> SR, by the weights for use."""
+    return sess.run(g.sr_test, {g.t_test_image: lr})
 
 
 def new_graph(config, dtype: tf.DType, cluster: distribution.Cluster):

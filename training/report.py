@@ -46,8 +46,20 @@ def within_memory(hr: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarra
 class Report:
     """The reports of a run in its folders. Failures are logged and never stop training."""
 
-    def __init__(self, folder: Path, samples_dir: Path, step: int):
-        """Continues after `step`: later lines of an interrupted run are dropped."""
+    def __init__(
+        self,
+        folder: Path,
+        samples_dir: Path,
+        step: int,
+        upscale: Callable,
+        fixed_patches: Callable,
+        valid: tuple[np.ndarray, np.ndarray],
+    ):
+        """Continues after `step`: later lines of an interrupted run are dropped.
+
+        upscale: uint8 LR [N, h, w, 3] -> SR; fixed_patches(count) -> (LR, HR); valid: (HR, LR).
+        """
+        self._upscale, self._fixed_patches, self._valid = upscale, fixed_patches, valid
         self.folder, self.samples_dir, self._start = folder, samples_dir, step
         self._log = folder / "train_log.jsonl"
         self._unwritten = ""  # lines that the disk refused
@@ -59,10 +71,6 @@ class Report:
             if kept != text:
                 with atomic(self._log) as path:
                     path.write_text(kept)
-
-    def show(self, upscale: Callable, fixed_patches: Callable, valid: tuple[np.ndarray, np.ndarray]) -> None:
-        """upscale: uint8 LR [N, h, w, 3] -> SR; fixed_patches(count) -> (LR, HR); valid: (HR, LR)."""
-        self._upscale, self._fixed_patches, self._valid = upscale, fixed_patches, valid
 
     def close(self) -> None:
         if self._tensorboard:

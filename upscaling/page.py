@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from PIL import Image
@@ -103,7 +104,7 @@ def preview(image: np.ndarray) -> np.ndarray:
     return resize(image, *size, Image.Resampling.LANCZOS)
 
 
-def serve(settings, own: Path | None, host: str, port: int, engine: str = "tensorflow") -> int:
+def serve(settings, own: Path | None, host: str, port: int, engine: str = "tensorflow") -> NoReturn:
     """Serves the page until Ctrl-C or SIGTERM; does not return. port 0: a free one."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"

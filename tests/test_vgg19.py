@@ -141,7 +141,7 @@ REAL_FEATURES = {
 REAL_MEAN = 615.612  # of all, conv3_4
 
 
-# --- The network ----------------------------------------------------------------------------------
+# --- The network
 
 
 def test_features_are_those_of_keras_at_pool4_and_conv5_4():
@@ -230,7 +230,7 @@ def test_vgg_loss_has_a_gradient_before_and_after_relu(session):
     np.testing.assert_array_equal(np.maximum(before, 0), after)
 
 
-# --- Weight files ---------------------------------------------------------------------------------
+# --- Weight files
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -363,7 +363,7 @@ def test_files_of_other_content_are_refused(tmp_path, name, write, message):
     gc.collect()  # a file left open is a warning, and warnings are errors
 
 
-# --- Where weights are looked for -----------------------------------------------------------------
+# --- Where weights are looked for
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import warnings
 import zipfile
 
 import numpy as np
@@ -81,7 +82,8 @@ def test_networks_that_are_not_finite_are_refused(tmp_path, bad):
 
 
 def write_zip(path, members, compression=zipfile.ZIP_STORED):
-    with zipfile.ZipFile(path, "w", compression) as file:
+    with zipfile.ZipFile(path, "w", compression) as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of two members of one name
         for name, data in members:
             file.writestr(name, data)
     return path

@@ -241,15 +241,6 @@ def test_blend_interpolates_weights(tmp_path):
         assert arrays[name].dtype == np.float32
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"num_blocks": 3}, {"unheard_of": 1}, {"activation": "prelu"}, {"activation": "selu"}]
-)
-def test_weights_that_do_not_fit_their_description_are_refused(arguments):
-    described = {**NETWORKS["tensorlayer"], **arguments}
-    with pytest.raises(UserError, match=r"does not fit|unknown network"):
-        Upscaler(weights(NETWORKS["tensorlayer"]), described, SETTINGS, source="x.npz")
-
-
 def test_integers_are_rounded_and_clipped():
     values = np.float32([-2, -1, 0, 1 / 255, 1, 3])
     assert to_integers(values, np.uint8).tolist() == [0, 0, 128, 128, 255, 255]

@@ -28,7 +28,7 @@ from common.errors import UserError
 from images import files
 from images.photos import sample_photos
 from tf1 import checkpoints, runtime
-from training import graph, report, train
+from training import graph, report
 from training.preparation import prepared_run
 from training.run import Run
 from upscaling.upscaler import Upscaler, load_generator
@@ -313,7 +313,7 @@ def test_another_vgg_file_precision_or_device_is_refused_or_logged(tmp_path, mon
     run_training(tmp_path, tiny(*settings, f"VGG.weights={tmp_path / 'copy.npz'}"))
     with pytest.raises(UserError, match=r"computed in float32.*add --set RUNTIME.precision=float32"):
         run_training(tmp_path, tiny(*settings, "RUNTIME.precision=bfloat16"))
-    monkeypatch.setattr(train.runtime, "describe_device", lambda: "GPU (some)")
+    monkeypatch.setattr(runtime, "describe_device", lambda: "GPU (some)")
     run_training(tmp_path, tiny(*settings))
     assert "made on CPU and goes on on GPU (some)" in caplog.text
 

@@ -161,6 +161,12 @@ def table(output):
     return json.loads((output / "benchmark.json").read_text())
 
 
+def rows_of(folder, upscale=nearest, output="out"):
+    """The rows of the benchmark of `folder / "set"`."""
+    evaluate.benchmark(upscale, 4, [folder / "set"], folder / output)
+    return table(folder / output)["images"]
+
+
 def test_a_folder_of_sets_is_its_sets_and_one_image_is_a_set(tmp_path):
     make_set(tmp_path / "sets/A")
     make_set(tmp_path / "sets/B", seed=5)
@@ -191,18 +197,15 @@ def test_hr_and_lr_of_one_folder_are_pairs_by_their_names(tmp_path):
 
 def test_results_within_the_set_are_not_scored_in_the_next_run(tmp_path):
     write_rgb(tmp_path / "set/a.png", noise(24, 28))
-    output = tmp_path / "set/out"
     for _ in range(2):
-        evaluate.benchmark(nearest, 4, [tmp_path / "set"], output)
-        assert [row["image"] for row in table(output)["images"]] == ["a"]
+        assert [row["image"] for row in rows_of(tmp_path, output="set/out")] == ["a"]
 
 
 def test_images_of_similar_names_have_separate_results(tmp_path):
     names = ("a.png", "a.bmp", "below/a.png", "below_a.png")
     for seed, name in enumerate(names):
         write_rgb(tmp_path / "set" / name, noise(24, 28, seed))
-    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
-    assert len({row["image"] for row in table(tmp_path / "out")["images"]}) == len(names)
+    assert len({row["image"] for row in rows_of(tmp_path)}) == len(names)
     results = [path for path in (tmp_path / "out/set").rglob("*") if path.is_file()]
     assert len(results) == len(names)
     for seed, name in ((2, "below/a"), (3, "below_a")):
@@ -244,8 +247,7 @@ def test_small_images_are_left_out_of_the_table(tmp_path, caplog):
     write_rgb(tmp_path / "set/a.png", noise(24, 28))
     write_rgb(tmp_path / "set/b.png", noise(18, 28))
     write_rgb(tmp_path / "set/c.png", noise(3, 3))
-    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
-    assert [row["image"] for row in table(tmp_path / "out")["images"]] == ["a"]
+    assert [row["image"] for row in rows_of(tmp_path)] == ["a"]
     assert all(f"{name}.png has sides below 19 px" in caplog.text for name in "bc")
     (tmp_path / "set/a.png").unlink()
     with pytest.raises(UserError, match=r"no image could be scored .*sides below 19 px"):
@@ -270,8 +272,7 @@ def test_names_that_are_not_utf8_are_scored(tmp_path):
     (tmp_path / "set").mkdir()
     write_rgb(tmp_path / "a.png", noise(24, 28))
     (tmp_path / "a.png").rename(tmp_path / "set" / os.fsdecode(name))
-    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
-    assert table(tmp_path / "out")["images"][0]["image"] == "caf\N{REPLACEMENT CHARACTER}"
+    assert rows_of(tmp_path)[0]["image"] == "caf\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_stopped_benchmark_keeps_its_rows(tmp_path):

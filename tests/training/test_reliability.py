@@ -28,7 +28,7 @@ from common.errors import UserError
 from images import files
 from images.photos import sample_photos
 from tf1 import checkpoints, runtime
-from training import graph, report
+from training import report
 from training.preparation import prepared_run
 from training.run import Run
 from upscaling.upscaler import Upscaler, load_generator
@@ -410,36 +410,6 @@ def test_numbered_weights_are_kept(tmp_path):
 
 
 # --- The numbers
-
-
-def values_of(session):
-    return {v.op.name: session.run(v) for v in tf.compat.v1.global_variables()}
-
-
-@pytest.mark.parametrize("optimiser", ["g_optim_init", "d_optim", "g_optim"])
-def test_a_step_that_is_not_finite_moves_nothing_in_mid_run(session, optimiser):
-    """Not by Adam's momentum either, nor batch norm's and the weights' averages, nor the count of steps."""
-    made = graph.build(tiny("TRAIN.ema_decay=0.9"), tf.float32)
-    session.run(tf.compat.v1.global_variables_initializer())
-    session.run(made.average.reset)
-    for step in range(3):  # so that there is momentum
-        session.run([made.g_optim_init], fed(made, batch(step)))
-        session.run([made.g_optim], fed(made, batch(step)))
-    before = values_of(session)
-    biases = next(p for p in made.net_g.all_params if p.op.name == "SRGAN_g/out/biases")
-    spoilt = np.float32([np.nan, 0, 0])
-    checkpoints.load(session, {biases: spoilt})  # a real NaN in each generated image
-    session.run(getattr(made, optimiser), fed(made, batch(9)))
-    after = values_of(session)
-    for name, value in before.items():
-        if "_optim" in name or "_power" in name:
-            continue  # momentum fades, and moves no weight
-        np.testing.assert_array_equal(after[name], spoilt if name == biases.op.name else value, err_msg=name)
-    checkpoints.load(session, {biases: before[biases.op.name]})
-    session.run(getattr(made, optimiser), fed(made, batch(9)))
-    moved = [name for name, value in values_of(session).items() if (value != before[name]).any()]
-    network = "SRGAN_d" if optimiser == "d_optim" else "SRGAN_g"
-    assert any(name.startswith(network) and "_optim" not in name for name in moved)
 
 
 def with_steps_that_are_not_finite(monkeypatch, bad):

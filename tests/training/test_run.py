@@ -92,6 +92,26 @@ def run_until(folder, cfg, stop_after):
 # --- One step
 
 
+@pytest.fixture(scope="module")
+def built():
+    with tf.Graph().as_default() as tf_graph:
+        tf.compat.v1.set_random_seed(0)
+        graph = build(tiny("TRAIN.ema_decay=0.5"), tf.float32)
+        initializer = tf.compat.v1.global_variables_initializer()
+    session = tf.compat.v1.Session(graph=tf_graph)
+    yield graph, session, initializer
+    session.close()
+
+
+@pytest.fixture
+def started(built):
+    """(graph, session) with all variables as at the start."""
+    graph, session, initializer = built
+    session.run(initializer)
+    session.run(graph.average.reset)
+    return graph, session
+
+
 def test_vgg19_sees_images_in_0_to_1(monkeypatch):
     seen, real = [], graph_module.Vgg19_simple_api
     monkeypatch.setattr(
@@ -104,6 +124,34 @@ def test_vgg19_sees_images_in_0_to_1(monkeypatch):
         target, predicted = session.run(seen, fed(graph, hr))
     np.testing.assert_allclose(target, hr / 255, atol=1e-6)
     assert 0 <= predicted.min() < predicted.max() <= 1
+
+
+@pytest.mark.parametrize("optimiser", ["g_optim_init", "d_optim", "g_optim"])
+def test_a_step_that_is_not_finite_moves_nothing_in_mid_run(started, optimiser):
+    """Not by Adam's momentum either, nor batch norm's and the weights' averages, nor the count of steps."""
+    graph, session = started
+    variables = session.graph.get_collection(tf.compat.v1.GraphKeys.GLOBAL_VARIABLES)
+
+    def step():
+        session.run(getattr(graph, optimiser), fed(graph, batch(9)))
+        return checkpoints.fetch(session, variables)
+
+    for number in range(3):  # so that there is momentum
+        session.run(graph.g_optim_init, fed(graph, batch(number)))
+        session.run(graph.g_optim, fed(graph, batch(number)))
+    before = checkpoints.fetch(session, variables)
+    biases = next(p for p in graph.net_g.all_params if p.op.name == "SRGAN_g/out/biases")
+    spoilt = np.float32([np.nan, 0, 0])
+    checkpoints.load(session, {biases: spoilt})  # a real NaN in each generated image
+    after = step()
+    for name, value in before.items():
+        if "_optim" not in name and "_power" not in name:  # momentum fades, and moves no weight
+            expected = spoilt if name == biases.op.name else value
+            np.testing.assert_array_equal(after[name], expected, err_msg=name)
+    checkpoints.load(session, {biases: before[biases.op.name]})
+    moved = [name for name, value in step().items() if (value != before[name]).any()]
+    network = "SRGAN_d" if optimiser == "d_optim" else "SRGAN_g"
+    assert any(name.startswith(network) and "_optim" not in name for name in moved)
 
 
 def test_one_run_step_equals_the_two_runs_of_the_note():
@@ -159,21 +207,21 @@ def test_one_run_step_equals_the_two_runs_of_the_note():
         np.testing.assert_allclose(result[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
-def test_discriminator_alone_leaves_the_generator_and_pretraining_leaves_the_discriminator(session):
-    graph = build(tiny(), tf.float32)
-    session.run(tf.compat.v1.global_variables_initializer())
-    g_params, d_params, vgg_params = (net.all_params for net in (graph.net_g, graph.net_d, graph.net_vgg))
-    d_before = checkpoints.fetch(session, d_params)
-    vgg_before = checkpoints.fetch(session, vgg_params)
-    session.run(graph.g_optim_init, fed(graph, batch()))
-    assert_same_bits(d_before, checkpoints.fetch(session, d_params))
-    g_before = checkpoints.fetch(session, g_params)
-    session.run(graph.d_optim, fed(graph, batch()))
-    assert_same_bits(g_before, checkpoints.fetch(session, g_params))
-    d_after = checkpoints.fetch(session, d_params)
-    assert any(not np.array_equal(d_before[name], d_after[name]) for name in d_before)
-    session.run(graph.g_optim, fed(graph, batch()))
-    assert_same_bits(vgg_before, checkpoints.fetch(session, vgg_params))
+def test_each_optimiser_changes_its_networks_alone(started):
+    graph, session = started
+    networks = {"G": graph.net_g, "D": graph.net_d, "VGG19": graph.net_vgg}
+
+    def values():
+        return {name: checkpoints.fetch(session, net.all_params) for name, net in networks.items()}
+
+    for optimiser, changed in ((graph.g_optim_init, "G"), (graph.d_optim, "D"), (graph.g_optim, "GD")):
+        before = values()
+        session.run(optimiser, fed(graph, batch()))
+        for name, after in values().items():
+            if name in changed:
+                assert any(not np.array_equal(after[key], before[name][key]) for key in after)
+            else:
+                assert_same_bits(before[name], after)
 
 
 def test_losses_are_the_notes_formulas_and_add_up(session):
@@ -274,11 +322,9 @@ def test_excess_loss_equals_the_formula_written_out(session):
     assert loss == pytest.approx(np.maximum(logs, 0).mean())
 
 
-def test_moving_average_of_the_weights_is_between_start_and_end(session):
-    graph = build(tiny("TRAIN.ema_decay=0.5"), tf.float32)
-    session.run(tf.compat.v1.global_variables_initializer())
+def test_moving_average_of_the_weights_follows_its_formula(started):
+    graph, session = started
     name = "SRGAN_g/out/filters"
-    session.run(graph.average.reset)
     weight = next(p for p in graph.net_g.all_params if p.op.name == name)
     average = start = session.run(weight)
     for step in range(3):

@@ -24,7 +24,7 @@ with tensorflow_start():
 
 
 def _write_files(folder: Path) -> None:
-    """Weights of VGG19's first layer, by a formula, and a small validation picture."""
+    """Weights of VGG19's first layer, by a formula, and a small validation image."""
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "valid").mkdir()
     # by Pillow: libvips starts threads, and tests/long/crash.py forks this process

@@ -58,7 +58,7 @@ def finish(process, folder, signal_number=None):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A whole run, then evaluated, and beside it one that is stopped."""
+    """A whole run, which is then evaluated, and one that is stopped."""
     whole, stopped = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("stopped")
     training, terminating = start(whole, TRAIN), start(stopped, TRAIN)
     terminated = finish(terminating, stopped, signal.SIGTERM)

@@ -99,7 +99,7 @@ def kill(kills: int, seed: int, work: Path, expected: dict, whole_seconds: float
         runs += 1
         status = None
         while status != 0:
-            # no kill once there were enough: the run then ends by itself
+            # after enough kills the run goes on to its end
             seconds = rng.uniform(0.3, 1.0) * whole_seconds if killed < kills else None
             status = in_child(folder, seconds)
             if status not in (0, -signal.SIGKILL):

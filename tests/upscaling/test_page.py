@@ -266,8 +266,8 @@ def test_the_browser_gets_the_command_lines_result(browser, address, tmp_path):
     assert compare.screenshot() != before
     if screenshot := os.environ.get("SCREENSHOT"):
         tab.screenshot(path=screenshot)
-    foreign = [url for url in tab.asked if not url.startswith((address, "data:", "blob:"))]
-    assert foreign == []
+    outbound = [url for url in tab.asked if not url.startswith((address, "data:", "blob:"))]
+    assert outbound == []
 
 
 def test_the_browser_shows_a_sentence_for_a_broken_image(browser, address, tmp_path):

@@ -236,29 +236,22 @@ def test_vgg_loss_has_a_gradient_before_and_after_relu(session):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("kind", WRITERS)
 def test_each_format_gives_the_arrays_that_were_written(tmp_path, kind, dtype):
-    name, write = WRITERS[kind]
+    if kind == "h5 of today's Keras" and dtype == np.float16:
+        pytest.skip("Keras keeps float32")
+    path, write = tmp_path / WRITERS[kind][0], WRITERS[kind][1]
     weights = {
         conv: [array.astype(dtype) for array in arrays] for conv, arrays in random_weights(SMALL).items()
     }
-    if kind == "h5 of today's Keras" and dtype == np.float16:
-        pytest.skip("Keras keeps float32")
-    write(tmp_path / name, weights)
-    arrays = read_weights(tmp_path / name, "conv2_1")
+    write(path, weights)
+    arrays = read_weights(path, "conv2_1")
     assert list(arrays) == [f"VGG19/{conv}/{part}" for conv in SMALL for part in ("filters", "biases")]
     for conv, pair in weights.items():
         for part, array in zip(("filters", "biases"), pair):
             np.testing.assert_array_equal(arrays[f"VGG19/{conv}/{part}"], array)
             assert arrays[f"VGG19/{conv}/{part}"].dtype == np.float32
-
-
-@pytest.mark.parametrize("kind", WRITERS)
-def test_partial_file_is_enough_for_an_earlier_layer_only(tmp_path, kind):
-    name, write = WRITERS[kind]
-    write(tmp_path / name, random_weights(SMALL))
-    assert len(read_weights(tmp_path / name, "pool1")) == 2 * 2  # conv1_1 and conv1_2
-    message = refusal(tmp_path / name, "conv3_1")
-    assert "lacks conv2_2, conv3_1, which" in message
-    assert "VGG.layer = 'conv3_1'" in message
+    assert len(read_weights(path, "pool1")) == 2 * 2  # conv1_1 and conv1_2
+    message = refusal(path, "conv3_1")
+    assert "lacks conv2_2, conv3_1, which" in message and "VGG.layer = 'conv3_1'" in message
 
 
 def refusal(path, layer="conv1_1"):
@@ -301,15 +294,14 @@ def test_pickles_may_name_arrays_only(tmp_path, module, name):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-@pytest.mark.parametrize("fraction", [0, 0.01, 0.5, 0.99])
-def test_truncated_file_is_refused(tmp_path, kind, fraction):
-    name, write = WRITERS[kind]
-    path = tmp_path / name
+def test_truncated_files_are_refused(tmp_path, kind):
+    path, write = tmp_path / WRITERS[kind][0], WRITERS[kind][1]
     write(path, random_weights(("conv1_1", "conv1_2")))
     data = path.read_bytes()
-    path.write_bytes(data[: int(fraction * len(data))])
-    assert "cannot be read as VGG19 weights" in refusal(path, "conv1_2")
-    gc.collect()  # a file left open is a warning, and warnings are errors
+    for fraction in (0, 0.01, 0.5, 0.99):
+        path.write_bytes(data[: int(fraction * len(data))])
+        assert "cannot be read as VGG19 weights" in refusal(path, "conv1_2")
+        gc.collect()  # a file left open is a warning, and warnings are errors
 
 
 def write_npy_as_npz(path):

@@ -70,37 +70,24 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture
-def say(monkeypatch, caplog):
-    """Runs the command line in this process and in a folder; returns what it logged."""
+def command(monkeypatch, caplog):
+    """(exit code, messages) of the command line in this process; Ctrl-C after an epoch if asked."""
 
-    def run(folder, arguments):
-        monkeypatch.chdir(folder)
-        caplog.clear()
-        assert main.main(arguments) == 0
-        return "\n".join(caplog.messages)
+    def run(folder, arguments, is_interrupted=False):
+        def interrupt_after_epoch(record):
+            if is_interrupted and EPOCH.match(record.getMessage()):
+                signal.raise_signal(signal.SIGINT)
+            return True
 
-    return run
-
-
-@pytest.fixture
-def interrupt(monkeypatch, caplog):
-    """Runs it likewise, but sends Ctrl-C after the first epoch; returns the exit code."""
-
-    def interrupt_after_epoch(record):
-        if EPOCH.match(record.getMessage()):
-            signal.raise_signal(signal.SIGINT)
-        return True
-
-    def run(folder, arguments):
         monkeypatch.chdir(folder)
         caplog.clear()
         main.log.addFilter(interrupt_after_epoch)
         try:
-            with pytest.raises(SystemExit) as exit_:
-                main.main(arguments)
+            return main.main(arguments), caplog.messages
+        except SystemExit as stopped:
+            return stopped.code, caplog.messages
         finally:
             main.log.removeFilter(interrupt_after_epoch)
-        return exit_.value.code
 
     return run
 
@@ -194,10 +181,11 @@ def lefts_of(sheet):
     return starts
 
 
-def test_the_same_command_again_logs_finished_and_changes_nothing(runs, say):
+def test_the_same_command_again_logs_finished_and_changes_nothing(runs, command):
     before = contents(runs.whole)
-    logged = say(runs.whole, TRAIN)
-    assert "is finished" in logged and "--restart" in logged and not EPOCH.search(logged)
+    code, messages = command(runs.whole, TRAIN)
+    assert code == 0 and not any(map(EPOCH.match, messages))
+    assert any("is finished" in message and "--restart" in message for message in messages)
     assert contents(runs.whole) == before
 
 
@@ -212,35 +200,32 @@ def test_evaluation_names_its_weights_and_agrees_with_training(runs):
 
 
 @pytest.mark.parametrize(("width", "height"), [(13, 7), (1, 1)])
-def test_an_image_of_odd_size_becomes_exactly_four_times_as_large(runs, say, tmp_path, width, height):
+def test_an_image_of_odd_size_becomes_exactly_four_times_as_large(runs, command, tmp_path, width, height):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "odd.png")
-    weights = ["--weights", str(runs.whole / "checkpoint" / "g_srgan.npz")]
-    say(tmp_path, [*EVALUATE, *weights, "--input", "odd.png", "--output", "results"])
+    weights = ["--weights", str(runs.whole / "checkpoint/g_srgan.npz")]
+    assert command(tmp_path, [*EVALUATE, *weights, "--input", "odd.png", "--output", "results"])[0] == 0
     names = sorted(path.name for path in (tmp_path / "results").iterdir())
     assert names == [".srgan_results.jsonl", "odd_x4.png"]
-    assert read_rgb(tmp_path / "results" / "odd_x4.png").shape == (4 * height, 4 * width, 3)
+    assert read_rgb(tmp_path / "results/odd_x4.png").shape == (4 * height, 4 * width, 3)
     np.testing.assert_array_equal(read_rgb(tmp_path / "odd.png"), pixels)
 
 
 # --- Stopping and continuing
 
 
-def test_a_run_stopped_twice_ends_with_the_same_bits(runs, say, interrupt, caplog):
-    state = runs.stopped / "checkpoint" / "srgan_state.npz"
-    before = checkpoints.read_npz(state)[1]["step"]
+def test_a_run_stopped_twice_ends_with_the_same_bits(runs, command):
+    state = runs.stopped / "checkpoint/srgan_state.npz"
+    before = checkpoints.read_meta(state)["step"]
     assert 3 <= before < STEPS
-    assert interrupt(runs.stopped, TRAIN) == 128 + signal.SIGINT
+    code, messages = command(runs.stopped, TRAIN, is_interrupted=True)
+    assert code == 128 + signal.SIGINT and messages[-1] == STOPPED
     phase, first = ("pretrain", 0) if before < 6 else ("adversarial", 6)
     epoch, epoch_step = divmod(before - first, 3)
-    assert (
-        f"Continuing checkpoint/srgan_state.npz: {phase} epoch {epoch + 1}, step {epoch_step}"
-        in caplog.messages
-    )
-    assert caplog.messages[-1] == STOPPED
-    assert before < checkpoints.read_npz(state)[1]["step"] <= STEPS
+    assert f"Continuing checkpoint/srgan_state.npz: {phase} epoch {epoch + 1}, step {epoch_step}" in messages
+    assert before < checkpoints.read_meta(state)["step"] <= STEPS
 
-    say(runs.stopped, TRAIN)
+    assert command(runs.stopped, TRAIN)[0] == 0
     for name in CHECKPOINTS:
         arrays, meta = checkpoints.read_npz(runs.whole / "checkpoint" / name)
         others, other_meta = checkpoints.read_npz(runs.stopped / "checkpoint" / name)
@@ -255,5 +240,4 @@ def test_a_run_stopped_twice_ends_with_the_same_bits(runs, say, interrupt, caplo
         del line["seconds"]
     assert lines == others
     for phase in ("srgan_ginit", "srgan_gan"):
-        samples = contents(runs.whole / "samples" / phase)
-        assert contents(runs.stopped / "samples" / phase) == samples
+        assert contents(runs.stopped / "samples" / phase) == contents(runs.whole / "samples" / phase)

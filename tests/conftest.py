@@ -24,7 +24,7 @@ with tensorflow_start():
 
 
 def _write_files(folder: Path) -> None:
-    """Weights of VGG19's first layer, by a formula, and a small validation picture."""
+    """Weights of VGG19's first layer, by a formula, and a small validation image."""
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "valid").mkdir()
     # by Pillow: libvips starts threads, and tests/long/crash.py forks this process
@@ -64,25 +64,29 @@ TINY = (
 
 
 GRAPHS = {}
-NOT_OF_THE_GRAPH = ("hr_img_path", "lr_img_path", "weights", "n_epoch_init", "n_epoch_d", "save_every")
+NOT_OF_THE_GRAPH = (
+    *("hr_img_path", "lr_img_path", "weights", "degradation", "batch_size", "steps_per_epoch", "threads"),
+    *("n_epoch_init", "n_epoch_d", "save_every", "save_minutes", "lr_schedule", "warmup_steps"),
+)  # ends of keys
 
 
 @pytest.fixture(autouse=True)
 def one_graph_of_the_same_settings(monkeypatch):
-    """Runs of the same settings on one device share their graph, which takes half the time of a tiny run.
+    """Runs of the same settings on one device share their graph: without it they take half as long again.
 
-    Nothing else is shared: what a run learned is in its session.
+    Nothing else is shared: the weights are in a run's session.
     """
 
     def graph_of(config, dtype, cluster, build=preparation.new_graph):
         if cluster.replicas > 1 or os.environ.get("GRAPH_OF_ITS_OWN"):
             return build(config, dtype, cluster)
-        named = flatten(config)
-        settings = dtype.name, *(pair for pair in named if not pair[0].endswith(NOT_OF_THE_GRAPH))
-        if settings not in GRAPHS:
-            GRAPHS[settings] = build(config, dtype, cluster)
+        settings = {key: value for key, value in flatten(config) if not key.endswith(NOT_OF_THE_GRAPH)}
+        settings["TRAIN.n_epoch"] = config.TRAIN.n_epoch > 0
+        key = (dtype.name, *settings.items())
+        if key not in GRAPHS:
+            GRAPHS[key] = build(config, dtype, cluster)
             gc.freeze()  # or each collection would walk all graphs
-        return GRAPHS[settings]
+        return GRAPHS[key]
 
     monkeypatch.setattr(preparation, "new_graph", graph_of)
 

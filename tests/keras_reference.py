@@ -14,10 +14,10 @@ def write_model(path, weights):
     model.save(path)
 
 
-def features(weights, picture, layers):
+def features(weights, image, layers):
     model = tf.keras.applications.VGG19(include_top=False, weights=None)
     for name, arrays in weights.items():
         model.get_layer(name).set_weights(arrays)
     outputs = [model.get_layer(layer).output for layer in layers]
-    inputs = tf.keras.applications.vgg19.preprocess_input(picture[None].astype(np.float32))
+    inputs = tf.keras.applications.vgg19.preprocess_input(image[None].astype(np.float32))
     return [np.array(tensor) for tensor in tf.nest.flatten(tf.keras.Model(model.input, outputs)(inputs))]

@@ -1,4 +1,4 @@
-"""The import arrows of the program go one way only, from wing to wing."""
+"""Imports go one way only, from folder to folder."""
 
 import ast
 import subprocess
@@ -8,28 +8,28 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-THE_NOTES = {"main.py", "model.py", "vgg19.py", "utils.py", "config.py"}
-GROUND = {"common", "config"}
-# What a wing or a module of the root may import; what stands in no list imports nothing of ours.
+ROOT_MODULES = {"main.py", "model.py", "vgg19.py", "utils.py", "config.py"}
+LOWEST = {"common", "config"}
+# Folders and modules of the root that each may import
 MAY_IMPORT = {
-    "main": GROUND | {"training", "upscaling", "tf1"},
-    "training": GROUND | {"images", "tf1", "model", "vgg19"},
-    "upscaling": GROUND | {"images", "tf1", "model"},
-    "model": GROUND | {"tf1"},
-    "vgg19": GROUND | {"tf1"},
-    "utils": GROUND | {"images"},
+    "main": LOWEST | {"training", "upscaling", "tf1"},
+    "training": LOWEST | {"images", "tf1", "model", "vgg19"},
+    "upscaling": LOWEST | {"images", "tf1", "model"},
+    "model": LOWEST | {"tf1"},
+    "vgg19": LOWEST | {"tf1"},
+    "utils": LOWEST | {"images"},
     "tf1": {"common"},
     "images": {"common"},
     "common": {"config"},
     "config": set(),
 }
-KNOW_THE_CONFIG = {"main", "model", "common.settings"}  # import it; others are given it, or plain values
+MAY_IMPORT_CONFIG = {"main", "model", "common.settings"}  # others are given it, or plain values
 
 
 def modules() -> dict[str, Path]:
     """{'training.graph': its file} of the program."""
     files = [path for path in ROOT.glob("*.py")]
-    files += [path for wing in MAY_IMPORT for path in (ROOT / wing).glob("*.py")]
+    files += [path for folder in MAY_IMPORT for path in (ROOT / folder).glob("*.py")]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
 
 
@@ -44,12 +44,12 @@ def imported_names(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("name", modules())
-def test_arrows_go_from_wing_to_wing_as_the_design_allows(name):
-    wing = name.partition(".")[0]
+def test_imports_are_those_that_the_design_allows(name):
+    folder = name.partition(".")[0]
     imported = {found.partition(".")[0] for found in imported_names(modules()[name])}
-    assert imported & MAY_IMPORT.keys() <= MAY_IMPORT[wing] | {wing}
+    assert imported & MAY_IMPORT.keys() <= MAY_IMPORT[folder] | {folder}
     if "config" in imported:
-        assert name in KNOW_THE_CONFIG
+        assert name in MAY_IMPORT_CONFIG
 
 
 def test_modules_are_at_most_about_300_lines():
@@ -59,7 +59,7 @@ def test_modules_are_at_most_about_300_lines():
 
 
 def test_the_root_holds_the_modules_of_the_note():
-    assert {path.name for path in ROOT.glob("*.py")} == THE_NOTES
+    assert {path.name for path in ROOT.glob("*.py")} == ROOT_MODULES
 
 
 def test_help_answers_without_tensorflow():

@@ -15,10 +15,8 @@ from conftest import TINY
 from PIL import Image
 
 import main
-from common.settings import flatten, make_config
-from images import bicubic, metrics
+from images import bicubic
 from images.files import read_rgb
-from images.photos import validation_photo
 from tf1 import checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +25,6 @@ TRAIN = ["--mode=srgan", *(argument for setting in SETTINGS for argument in ("--
 EVALUATE = ["--mode=evaluate"]
 STEPS = 12  # three steps an epoch, two epochs of each phase
 EPOCH = re.compile(r"(pretrain|adversarial) epoch \d+, ")
-OTHERS = (*(".lock", "config.json", "run.log", "train_log.jsonl", "srgan_state_previous.npz"),)
 CHECKPOINTS = ("g_srgan_init.npz", "g_srgan.npz", "d_srgan.npz", "srgan_state.npz")
 
 
@@ -46,7 +43,7 @@ def start(folder, arguments):
 
 
 def finish(process, folder, signal_number=None):
-    """What a command said; it is sent the signal, if one is given, after its first epoch."""
+    """The output of a command; it is sent the signal, if one is given, after its first epoch."""
     with process:
         stdout = ""
         for line in process.stdout:
@@ -61,7 +58,7 @@ def finish(process, folder, signal_number=None):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A whole run, then evaluated, and beside it one that is stopped."""
+    """A whole run, which is then evaluated, and one that is stopped."""
     whole, stopped = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("stopped")
     training, terminating = start(whole, TRAIN), start(stopped, TRAIN)
     terminated = finish(terminating, stopped, signal.SIGTERM)
@@ -73,37 +70,24 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture
-def say(monkeypatch, caplog):
-    """Runs the command line in this process and in a folder; returns what it logged."""
+def command(monkeypatch, caplog):
+    """(exit code, messages) of the command line in this process; Ctrl-C after an epoch if asked."""
 
-    def run(folder, arguments):
-        monkeypatch.chdir(folder)
-        caplog.clear()
-        assert main.main(arguments) == 0
-        return "\n".join(caplog.messages)
+    def run(folder, arguments, is_interrupted=False):
+        def interrupt_after_epoch(record):
+            if is_interrupted and EPOCH.match(record.getMessage()):
+                signal.raise_signal(signal.SIGINT)
+            return True
 
-    return run
-
-
-@pytest.fixture
-def interrupt(monkeypatch, caplog):
-    """Runs it likewise, but sends Ctrl-C after the first epoch; returns the exit code."""
-
-    def interrupt_after_epoch(record):
-        if EPOCH.match(record.getMessage()):
-            signal.raise_signal(signal.SIGINT)
-        return True
-
-    def run(folder, arguments):
         monkeypatch.chdir(folder)
         caplog.clear()
         main.log.addFilter(interrupt_after_epoch)
         try:
-            with pytest.raises(SystemExit) as exit_:
-                main.main(arguments)
+            return main.main(arguments), caplog.messages
+        except SystemExit as stopped:
+            return stopped.code, caplog.messages
         finally:
             main.log.removeFilter(interrupt_after_epoch)
-        return exit_.value.code
 
     return run
 
@@ -120,21 +104,26 @@ def log_lines(folder):
     return [json.loads(line) for line in text.splitlines()]
 
 
-# --- Training -------------------------------------------------------------------------------------
+# --- Training
 
 
-def test_training_succeeds_and_says_nothing_on_stderr(runs):
-    assert runs.trained.code == 0
-    assert runs.trained.stderr == ""
+STOPPED = "Stopped and saved; the same command, without --restart, continues"
 
 
-def test_training_leaves_the_files_of_the_design_and_no_others(runs):
+def test_commands_exit_as_documented_and_write_nothing_to_stderr(runs):
+    assert [runs.trained.code, runs.evaluated.code, runs.terminated.code] == [0, 0, 128 + signal.SIGTERM]
+    assert [run.stderr for run in (runs.trained, runs.evaluated, runs.terminated)] == ["", "", ""]
+    assert runs.terminated.stdout.splitlines()[-1] == STOPPED
+
+
+def test_training_writes_the_files_of_the_design_and_no_others(runs):
     files = sorted(str(path.relative_to(runs.whole)) for path in runs.whole.rglob("*") if path.is_file())
     samples = ["_train_sample_384.png", "_train_sample_96.png", "train_1.png", "train_2.png"]
     evaluation = [f"valid_{name}.png" for name in ("bicubic", "compare", "gen", "hr", "lr")]
+    others = (".lock", "config.json", "run.log", "train_log.jsonl", "srgan_state_previous.npz")
     assert [name for name in files if "tensorboard" not in name] == sorted(
         [
-            *(f"checkpoint/{name}" for name in (*CHECKPOINTS, *OTHERS)),
+            *(f"checkpoint/{name}" for name in (*CHECKPOINTS, *others)),
             "samples/learning_curve.png",
             *(f"samples/evaluate/{name}" for name in evaluation),
             *(f"samples/srgan_ginit/{name}" for name in samples),
@@ -144,7 +133,7 @@ def test_training_leaves_the_files_of_the_design_and_no_others(runs):
     assert any(re.match(r"checkpoint/tensorboard/events\.out\.tfevents\.", name) for name in files)
 
 
-def test_stdout_echoes_settings_and_reports_epochs(runs):
+def test_stdout_lists_changed_settings_and_epochs(runs):
     lines = runs.trained.stdout.splitlines()
     assert lines[0] == "Recipe tensorlayer"
     assert "  TRAIN.batch_size = 2" in lines
@@ -163,53 +152,7 @@ def test_stdout_echoes_settings_and_reports_epochs(runs):
         assert sum(bool(re.fullmatch(pattern, line)) for line in lines) == 1
 
 
-def test_log_has_one_line_per_epoch_and_its_sums_add_up(runs):
-    lines = log_lines(runs.whole)
-    assert [(line["phase"], line["epoch"], line["step"]) for line in lines] == [
-        ("pretrain", 1, 3),
-        ("pretrain", 2, 6),
-        ("adversarial", 1, 9),
-        ("adversarial", 2, 12),
-    ]
-    # 1e-3, times 0.1 after half of the adversarial phase
-    assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
-    for line in lines:
-        assert 5 < line["psnr_db"] < 40
-        assert line["seconds"] > 0
-    for line in lines[2:]:
-        assert line["d_loss"] == pytest.approx(line["d_loss1"] + line["d_loss2"], rel=1e-5)
-        g_loss = line["mse_loss"] + line["vgg_loss"] + line["g_gan_loss"]  # LOSS.mse is 1
-        assert line["g_loss"] == pytest.approx(g_loss, rel=1e-5)
-
-
-def test_checkpoints_name_their_arrays_and_say_what_they_are(runs):
-    expected = {
-        "g_srgan_init.npz": ("SRGAN_g/", "pretrain", 6),
-        "g_srgan.npz": ("SRGAN_g/", "adversarial", 12),
-        "d_srgan.npz": ("SRGAN_d/", "adversarial", 12),
-    }
-    for name, (scope, phase, step) in expected.items():
-        arrays, meta = checkpoints.read_npz(runs.whole / "checkpoint" / name)
-        assert all(key.startswith(scope) for key in arrays)
-        assert all(np.isfinite(array).all() for array in arrays.values())
-        assert (meta["recipe"], meta["phase"], meta["epoch"], meta["step"]) == ("tensorlayer", phase, 2, step)
-        assert meta["network"] == scope.rstrip("/")
-        assert meta["facts"]["vgg_features"].startswith("conv1_1 ")
-    arrays, meta = checkpoints.read_npz(runs.whole / "checkpoint" / "g_srgan.npz")
-    # n64s1/c, three 3x3 convolutions with batch norm, two n256s1 of 4 * 4 filters, out of 1x1
-    expected = (27 * 4 + 4) + 3 * (36 * 4 + 4 * 4) + 2 * (36 * 16 + 16) + (4 * 3 + 3)
-    assert sum(array.size for array in arrays.values()) == expected
-    assert meta["arguments"] == dict(make_config(settings=SETTINGS).MODEL.generator)
-
-
-def test_config_json_is_a_config_file_that_repeats_the_run(runs, say):
-    text = (runs.whole / "checkpoint" / "config.json").read_text()
-    assert json.loads(text)["TRAIN"]["batch_size"] == 2
-    settings = dict(flatten(make_config(file=runs.whole / "checkpoint" / "config.json")))
-    assert settings == dict(flatten(make_config(settings=SETTINGS)))
-
-
-def test_sample_pictures_show_the_same_patches_in_each_column(runs):
+def test_samples_show_the_same_patches_in_each_column(runs):
     for phase in ("srgan_ginit", "srgan_gan"):
         folder = runs.whole / "samples" / phase
         lr, hr = read_rgb(folder / "_train_sample_96.png"), read_rgb(folder / "_train_sample_384.png")
@@ -218,7 +161,7 @@ def test_sample_pictures_show_the_same_patches_in_each_column(runs):
         for epoch in (1, 2):
             sheet = read_rgb(folder / f"train_{epoch}.png")[24:]  # below the captions
             assert sheet.shape[0] == 4 * 16
-            # columns are as wide as their captions, and pictures begin at their left
+            # columns are as wide as their captions, and images begin at their left
             columns = [sheet[:, left : left + 16] for left in lefts_of(sheet)]
             for row in range(4):
                 low, high = lr[:, 4 * row : 4 * row + 4], hr[:, 16 * row : 16 * row + 16]
@@ -238,93 +181,51 @@ def lefts_of(sheet):
     return starts
 
 
-def test_second_identical_command_says_finished_and_changes_nothing(runs, say):
+def test_the_same_command_again_logs_finished_and_changes_nothing(runs, command):
     before = contents(runs.whole)
-    said = say(runs.whole, TRAIN)
-    assert "is finished" in said and "--restart" in said
-    assert not EPOCH.search(said)
+    code, messages = command(runs.whole, TRAIN)
+    assert code == 0 and not any(map(EPOCH.match, messages))
+    assert any("is finished" in message and "--restart" in message for message in messages)
     assert contents(runs.whole) == before
 
 
-# --- Evaluation -----------------------------------------------------------------------------------
+# --- Evaluation
 
 
-def test_evaluation_succeeds_and_says_nothing_on_stderr(runs):
-    assert runs.evaluated.code == 0
-    assert runs.evaluated.stderr == ""
-
-
-def test_evaluation_writes_the_validation_picture_in_all_its_forms(runs):
-    folder = runs.whole / "samples" / "evaluate"
-    names = ("gen", "lr", "hr", "bicubic", "compare")
-    gen, lr, hr, cubic, compare = (read_rgb(folder / f"valid_{name}.png") for name in names)
-    np.testing.assert_array_equal(hr, validation_photo())
-    np.testing.assert_array_equal(lr, bicubic.downsample(hr, 4))
-    np.testing.assert_array_equal(cubic, bicubic.upsample(lr, 4))
-    assert gen.shape == hr.shape == (512, 512, 3)
-    assert lr.shape == (128, 128, 3)
-    assert compare.shape[0] > 512 and compare.shape[1] >= 4 * 512  # captions above four pictures
-    for picture in (hr, cubic, gen, lr.repeat(4, 0).repeat(4, 1)):
-        assert any(
-            np.array_equal(compare[-512:, left : left + 512], picture)
-            for left in range(compare.shape[1] - 511)
-            if np.array_equal(compare[-1, left], picture[-1, 0])
-        )
-
-
-def test_evaluation_names_its_weights_and_prints_scores_of_the_pictures(runs):
-    said = runs.evaluated.stdout
-    assert "Weights checkpoint/g_srgan.npz (recipe tensorlayer, 12 steps)" in said
-    folder = runs.whole / "samples" / "evaluate"
-    hr = read_rgb(folder / "valid_hr.png")
-    for name, file in (("bicubic", "bicubic"), ("SRGAN", "gen")):
-        picture = read_rgb(folder / f"valid_{file}.png")
-        psnr_db, ssim = metrics.psnr_y(picture, hr, 4), metrics.ssim_y(picture, hr, 4)
-        assert re.search(rf"^ *{name} +{psnr_db:.2f} dB +SSIM {ssim:.4f}$", said, re.MULTILINE)
-    # training measured the same weights on the same picture, without folding batch norm
-    (printed,) = re.findall(r"SRGAN +([\d.]+) dB", said)
+def test_evaluation_names_its_weights_and_agrees_with_training(runs):
+    assert "Weights checkpoint/g_srgan.npz (recipe tensorlayer, 12 steps)" in runs.evaluated.stdout
+    # training measured the same weights on the same image, without folding batch norm
+    (printed,) = re.findall(r"SRGAN +([\d.]+) dB", runs.evaluated.stdout)
     assert float(printed) == pytest.approx(log_lines(runs.whole)[-1]["psnr_db"], abs=0.02)
 
 
 @pytest.mark.parametrize(("width", "height"), [(13, 7), (1, 1)])
-def test_own_picture_of_odd_size_becomes_exactly_four_times_as_large(runs, say, tmp_path, width, height):
+def test_an_image_of_odd_size_becomes_exactly_four_times_as_large(runs, command, tmp_path, width, height):
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "odd.png")
-    weights = ["--weights", str(runs.whole / "checkpoint" / "g_srgan.npz")]
-    say(tmp_path, [*EVALUATE, *weights, "--input", "odd.png", "--output", "results"])
+    weights = ["--weights", str(runs.whole / "checkpoint/g_srgan.npz")]
+    assert command(tmp_path, [*EVALUATE, *weights, "--input", "odd.png", "--output", "results"])[0] == 0
     names = sorted(path.name for path in (tmp_path / "results").iterdir())
     assert names == [".srgan_results.jsonl", "odd_x4.png"]
-    assert read_rgb(tmp_path / "results" / "odd_x4.png").shape == (4 * height, 4 * width, 3)
+    assert read_rgb(tmp_path / "results/odd_x4.png").shape == (4 * height, 4 * width, 3)
     np.testing.assert_array_equal(read_rgb(tmp_path / "odd.png"), pixels)
 
 
-# --- Stopping and continuing ----------------------------------------------------------------------
+# --- Stopping and continuing
 
 
-def test_sigterm_saves_and_exits_with_143(runs):
-    assert runs.terminated.code == 128 + 15 == 143
-    assert (
-        runs.terminated.stdout.splitlines()[-1]
-        == "Stopped and saved; the same command, without --restart, continues"
-    )
-    assert runs.terminated.stderr == ""
-
-
-def test_run_that_was_stopped_twice_ends_with_the_same_bits(runs, say, interrupt, caplog):
-    state = runs.stopped / "checkpoint" / "srgan_state.npz"
-    before = checkpoints.read_npz(state)[1]["step"]
+def test_a_run_stopped_twice_ends_with_the_same_bits(runs, command):
+    state = runs.stopped / "checkpoint/srgan_state.npz"
+    before = checkpoints.read_meta(state)["step"]
     assert 3 <= before < STEPS
-    assert interrupt(runs.stopped, TRAIN) == 128 + 2 == 130
+    code, messages = command(runs.stopped, TRAIN, is_interrupted=True)
+    assert code == 128 + signal.SIGINT and messages[-1] == STOPPED
     phase, first = ("pretrain", 0) if before < 6 else ("adversarial", 6)
     epoch, epoch_step = divmod(before - first, 3)
-    assert (
-        f"Continuing checkpoint/srgan_state.npz: {phase} epoch {epoch + 1}, step {epoch_step}"
-        in caplog.messages
-    )
-    assert caplog.messages[-1] == "Stopped and saved; the same command, without --restart, continues"
-    assert before < checkpoints.read_npz(state)[1]["step"] <= STEPS
+    assert f"Continuing checkpoint/srgan_state.npz: {phase} epoch {epoch + 1}, step {epoch_step}" in messages
+    assert before < checkpoints.read_meta(state)["step"] <= STEPS
 
-    say(runs.stopped, TRAIN)
+    assert command(runs.stopped, TRAIN)[0] == 0
     for name in CHECKPOINTS:
         arrays, meta = checkpoints.read_npz(runs.whole / "checkpoint" / name)
         others, other_meta = checkpoints.read_npz(runs.stopped / "checkpoint" / name)
@@ -339,5 +240,4 @@ def test_run_that_was_stopped_twice_ends_with_the_same_bits(runs, say, interrupt
         del line["seconds"]
     assert lines == others
     for phase in ("srgan_ginit", "srgan_gan"):
-        samples = contents(runs.whole / "samples" / phase)
-        assert contents(runs.stopped / "samples" / phase) == samples
+        assert contents(runs.stopped / "samples" / phase) == contents(runs.whole / "samples" / phase)

@@ -1,4 +1,6 @@
-"""Files written whole or not at all."""
+"""Files are written atomically."""
+
+import os
 
 import pytest
 
@@ -6,7 +8,7 @@ from common.errors import UserError
 from common.files import atomic, require_writable
 
 
-def test_a_file_is_there_when_it_is_whole(tmp_path):
+def test_a_file_appears_when_it_is_complete(tmp_path):
     path = tmp_path / "below" / "a.txt"
     with atomic(path) as part:
         assert part.parent == path.parent and part.suffix == path.suffix
@@ -33,6 +35,15 @@ def test_a_failed_write_keeps_what_was_there(tmp_path, error):
         assert str(raised.value) == f"cannot write {path}: No space left on device"
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_renames_are_synced_with_their_folder(tmp_path, monkeypatch):
+    events = []
+    monkeypatch.setattr(os, "replace", lambda *_: events.append("rename"))
+    monkeypatch.setattr(os, "fsync", lambda number: events.append("sync"))
+    with atomic(tmp_path / "a") as path:
+        path.write_text("x")
+    assert events == ["sync", "rename", "sync"]
 
 
 def test_folders_are_made_and_tried(tmp_path):

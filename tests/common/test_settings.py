@@ -25,7 +25,7 @@ def test_recipes_set_known_values_only(recipe):
     assert dict(flatten(make_config(recipe))).keys() == dict(flatten(config)).keys()
 
 
-def test_paper_recipe_is_the_papers():
+def test_paper_recipe_has_the_papers_values():
     cfg = make_config("paper")
     steps = cfg.TRAIN.steps_per_epoch
     assert (cfg.TRAIN.n_epoch_init * steps, cfg.TRAIN.n_epoch * steps) == (1_000_000, 200_000)
@@ -109,25 +109,29 @@ def test_config_file_may_hold_a_few_settings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("content", "message"),
     [
-        "{",
-        "[1]",
-        "[" * 10**5,
-        '{"recipe": 1}',
-        '{"TRAIN": {"hr_img_path": null}}',
-        '{"TRAIN": {"batch": 2}}',
-        '{"TRAIN": 3}',
+        (b"", "bad.json"),
+        (b"{", "bad.json"),
+        (b"[1]", "bad.json"),
+        (b"[" * 10**5, "bad.json"),
+        (b"\xff\xfe\x00", "bad.json"),
+        (b'{"recipe": 1}', "bad.json"),
+        (b'{"TRAIN": {"hr_img_path": null}}', "TRAIN.hr_img_path must be text"),
+        (b'{"TRAIN": {"batch_size": "4"}}', "TRAIN.batch_size must be a whole number, not '4'"),
+        (b'{"TRAIN": {"bach_size": 2}}', "did you mean TRAIN.batch_size?"),
+        (b'{"TRAIN": 3}', "TRAIN must be"),
     ],
 )
-def test_bad_config_files_are_refused(tmp_path, text):
-    path = Path(tmp_path, "bad.json")
-    path.write_text(text)
-    with pytest.raises(UserError, match=r"bad.json|unknown setting|must be text|TRAIN must be|TRAIN"):
+def test_bad_config_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "bad.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=re.escape(message)) as error:
         make_config(file=str(path))
+    assert "\n" not in str(error.value)
 
 
-def test_the_home_folder_may_be_a_tilde(monkeypatch):
+def test_a_tilde_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     config = make_config(settings=["TRAIN.hr_img_path=~/photos", "VGG.weights=~/vgg.npz"])
     assert config.TRAIN.hr_img_path == "/home/somebody/photos"
@@ -150,13 +154,13 @@ def test_config_py_as_edited_is_checked(monkeypatch, section, name, value, messa
     assert str(error.value) == message
 
 
-def test_a_whole_number_may_stand_for_a_float(monkeypatch):
+def test_whole_numbers_are_accepted_as_floats(monkeypatch):
     monkeypatch.setitem(config.TRAIN, "ema_decay", 0)
     assert make_config("demo").TRAIN.ema_decay == 0.98
     assert type(make_config().TRAIN.ema_decay) is float
 
 
-def test_a_setting_that_was_deleted_is_missed(monkeypatch):
+def test_deleted_settings_are_refused(monkeypatch):
     monkeypatch.delitem(config.TRAIN, "beta1")
     with pytest.raises(UserError, match=r"the setting TRAIN\.beta1 is missing"):
         make_config()

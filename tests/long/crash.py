@@ -1,8 +1,8 @@
-"""Kills a small training at random moments, continues it, compares what it leaves with an undisturbed one.
+"""Kills a small training at random moments, continues it, and compares its files with an undisturbed one.
 
 python tests/long/crash.py --kills 200 --seed 0
 
-Faults of the disk are tried too, one at each file operation in turn, with --faults N.
+With --faults N, so many of its writes fail as on a full disk, one at a time.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 from conftest import TINY, VGG_FILE
+from matplotlib.figure import Figure
 
 from common.settings import make_config
 from tf1 import checkpoints
-from training import report
 from training.train import train as train_run
 
 SETTINGS = [*TINY, "TRAIN.n_epoch_d=1", "TRAIN.ema_decay=0.9"]
-# what ends a save by a crash: of no run and of none that follows
+# files of a save that a kill ended
 LEFT_BY_A_KILL = ("previous", ".part", "_new.npz")
 
 
@@ -68,7 +68,7 @@ def in_child(folder: Path, seconds: float | None = None, fail_at: int = 0) -> in
 
 
 def left_by(folder: Path) -> dict:
-    """What a run leaves, but for times: arrays and meta of checkpoints, samples' bytes, log lines."""
+    """The content of a run's files, without times."""
     left = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -87,16 +87,7 @@ def left_by(folder: Path) -> dict:
 
 
 def differences(expected: dict, found: dict) -> list[str]:
-    return [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
-
-
-def undisturbed(folder: Path) -> tuple[dict, float]:
-    """(what a run leaves, how long it takes)."""
-    folder.parent.mkdir(exist_ok=True)
-    shutil.copy(VGG_FILE, folder.parent)
-    started = time.monotonic()
-    assert in_child(folder) == 0, "the undisturbed run failed"
-    return left_by(folder), time.monotonic() - started
+    return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
 
 
 def kill(kills: int, seed: int, work: Path, expected: dict, whole_seconds: float) -> None:
@@ -108,17 +99,17 @@ def kill(kills: int, seed: int, work: Path, expected: dict, whole_seconds: float
         runs += 1
         status = None
         while status != 0:
-            # no kill once there were enough: the run then ends by itself
-            patience = rng.uniform(0.3, 1.0) * whole_seconds if killed < kills else None
-            status = in_child(folder, patience)
+            # after enough kills the run goes on to its end
+            seconds = rng.uniform(0.3, 1.0) * whole_seconds if killed < kills else None
+            status = in_child(folder, seconds)
             if status not in (0, -signal.SIGKILL):
                 raise SystemExit(f"seed {seed}: a run that was killed ended with {status} in {folder}")
             killed += status == -signal.SIGKILL
             in_saves += any(folder.rglob(".*.part*")) or any(folder.rglob("*_new.npz"))
         if wrong := differences(expected, left_by(folder)):
-            raise SystemExit(f"seed {seed}: after kills these differ: {', '.join(sorted(wrong))} in {folder}")
+            raise SystemExit(f"seed {seed}: after kills these differ: {', '.join(wrong)} in {folder}")
         shutil.rmtree(folder)
-    print(f"{killed} kills in {runs} runs, {in_saves} inside a write: every run ended with the same bits")
+    print(f"{killed} kills in {runs} runs, {in_saves} inside a write: every run ended bit-for-bit identical")
 
 
 def fail_write(number: int):
@@ -138,15 +129,14 @@ def fail_write(number: int):
 
 
 def fault(count: int, seed: int, work: Path, expected: dict) -> None:
-    """Fails `count` of the writes of a run, one at a time, by chance; the run then goes on to its end."""
+    """Fails `count` writes of a run, chosen at random, one at a time; the run then goes on to its end."""
     ended = 0
     for number in sorted(random.Random(seed).sample(range(1, 101), count)):
         folder = work / f"fault{number}"
-
         ended += in_child(folder, fail_at=number) != 0
         if in_child(folder) != 0:
             raise SystemExit(f"a run did not go on after its write {number} had failed in {folder}")
-        # a failed sample or numbered file is not made up for, but the run is the same
+        # a failed sample or numbered file is not written later, but the run is the same
         wrong = [name for name in differences(expected, left_by(folder)) if name.endswith("state.npz")]
         if wrong or not {"checkpoint/g_srgan.npz"} <= left_by(folder).keys():
             raise SystemExit(f"after a failed write {number} these differ: {', '.join(wrong)} in {folder}")
@@ -162,9 +152,12 @@ def main() -> None:
     parser.add_argument("--without-plots", action="store_true", help="they take a third of such a run")
     args = parser.parse_args()
     if args.without_plots:
-        report.Report._plot = lambda *_: None
+        Figure.savefig = lambda self, part, **_: Path(part).touch()
     work = Path(tempfile.mkdtemp(prefix="srgan-crash-"))
-    expected, seconds = undisturbed(work / "whole")
+    shutil.copy(VGG_FILE, work)
+    started = time.monotonic()
+    assert in_child(work / "whole") == 0, "the undisturbed run failed"
+    expected, seconds = left_by(work / "whole"), time.monotonic() - started
     if args.kills:
         kill(args.kills, args.seed, work, expected, seconds)
     if args.faults:

@@ -1,4 +1,4 @@
-"""Damages files by chance and reads them: each is read or refused in a sentence, in bounded time and memory.
+"""Damages files at random and reads them: each is read or refused in a sentence, in bounded time and memory.
 
 python tests/long/fuzz.py --files 10000 --seed 0
 """
@@ -33,13 +33,13 @@ from images.files import read_image, write_image
 from model import layout
 from tf1 import checkpoints
 
-MOST_SECONDS = 10
-MOST_BYTES = 2**30
+MAX_SECONDS = 10
+MAX_BYTES = 2**30
 LETTERS = b'\0\1\xff\x7f\x80 {}[]:,"PK<>IHDR'
 
 
 def make_files(folder: Path) -> list[tuple[Path, str]]:
-    """Whole files of all kinds that the program reads, small, and how each is read."""
+    """Small intact files of all kinds that the program reads, with their kind."""
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 256, (19, 23, 3), dtype=np.uint8)
     deep = rng.integers(0, 65536, (19, 23, 3), dtype=np.uint16)
@@ -86,7 +86,7 @@ def make_files(folder: Path) -> list[tuple[Path, str]]:
 
 
 def damaged(data: bytes, rng: random.Random) -> bytes:
-    """The same with a few bytes changed, cut off, doubled or inserted."""
+    """The data with a few bytes changed, removed, doubled or inserted."""
     data = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         at = rng.randrange(len(data)) if rng.random() < 0.5 else rng.randrange(min(len(data), 200))
@@ -121,7 +121,7 @@ def read(path: Path, kind: str) -> None:
 
 
 def serve(pipe) -> None:
-    """Reads the files it is told of; says what came of each and the most memory so far."""
+    """Reads the files named on the pipe; answers with the outcome and the peak memory so far."""
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
@@ -155,9 +155,9 @@ class Reader:
     def read(self, path: Path, kind: str) -> tuple[str, int]:
         self.pipe.send((path, kind))
         try:
-            if self.pipe.poll(MOST_SECONDS):
+            if self.pipe.poll(MAX_SECONDS):
                 return self.pipe.recv()
-            outcome = f"hangs for {MOST_SECONDS} s"
+            outcome = f"hangs for {MAX_SECONDS} s"
         except EOFError:
             self.process.join()
             outcome = f"ends the process ({self.process.exitcode})"
@@ -171,7 +171,7 @@ class Reader:
 
 
 def fuzz(count: int, seed: int, folder: Path) -> list[str]:
-    """Faults that were found; each leaves its file in the folder."""
+    """The faults found; the file of each is kept in the folder."""
     rng = random.Random(seed)
     originals = [(path, kind, path.read_bytes()) for path, kind in make_files(folder)]
     reader, faults, outcomes, slowest = Reader(), [], {"read": 0, "refused": 0}, 0.0
@@ -186,7 +186,7 @@ def fuzz(count: int, seed: int, folder: Path) -> list[str]:
         started = time.monotonic()
         outcome, memory = reader.read(file, kind)
         slowest = max(slowest, time.monotonic() - started)
-        if memory - base > MOST_BYTES:
+        if memory - base > MAX_BYTES:
             outcome = f"takes {(memory - base) / 2**20:.0f} MB"
             reader.stop()
             reader.start()

@@ -1,16 +1,16 @@
-"""Breaks the program in one place at a time, drawn by chance, and asks whether a test notices.
+"""Breaks the program in one place at a time, chosen at random, and counts how often a test fails.
 
 python tests/long/mutation.py --mutants 150 --seed 0
 
-The suite runs once to learn which tests reach which lines; each mutant then meets those tests, the fast ones
-first, until one fails. What survives meets the slow ones, and those that run the program in other processes.
-Needs pytest-cov.
+The suite runs once to learn which tests reach which lines; each mutant then meets those, fast ones first,
+until one fails; then those that run the program in other processes. Needs pytest-cov.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import os
 import random
 import shutil
@@ -25,14 +25,17 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-WINGS = ("common", "images", "tf1", "training", "upscaling")
-MOST_SECONDS = 150  # of a round of tests for a mutant; what hangs counts as noticed
-IN_PROCESSES = ("tests/test_end_to_end.py", "tests/training/test_distribution.py")  # whose reach is not known
+FOLDERS = ("common", "images", "tf1", "training", "upscaling")
+MAX_SECONDS = 150  # of a round of tests for a mutant; one that hangs counts as noticed
+IN_PROCESSES = ("tests/test_end_to_end.py", "tests/training/test_distribution.py")  # their lines are not seen
 COMPARISONS = {
-    ast.Lt: "<=", ast.LtE: "<", ast.Gt: ">=", ast.GtE: ">", ast.Eq: "!=", ast.NotEq: "==",
-    ast.In: "not in", ast.NotIn: "in", ast.Is: "is not", ast.IsNot: "is",
+    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
 }  # fmt: skip
-OPERATORS = {ast.Add: "-", ast.Sub: "+", ast.Mult: "/", ast.Div: "*", ast.FloorDiv: "*", ast.Mod: "*"}
+OPERATORS = {
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+}  # fmt: skip
 
 
 class Mutant(NamedTuple):
@@ -44,66 +47,48 @@ class Mutant(NamedTuple):
     source: str
 
 
+def changed(node: ast.AST) -> ast.AST | None:
+    """A broken version of a node; None where no rule applies."""
+    new = copy.deepcopy(node)
+    match new:
+        case ast.Compare(ops=[operator]) if type(operator) in COMPARISONS:
+            new.ops = [COMPARISONS[type(operator)]()]
+        case ast.BinOp(op=operator) if type(operator) in OPERATORS:
+            new.op = OPERATORS[type(operator)]()
+        case ast.BoolOp():
+            new.op = ast.Or() if isinstance(new.op, ast.And) else ast.And()
+        case ast.UnaryOp(op=ast.Not()):
+            return new.operand
+        case ast.If() | ast.IfExp():
+            new.test = ast.UnaryOp(ast.Not(), new.test)
+        case ast.Constant(value=bool()):
+            new.value = not new.value
+        case ast.Constant(value=int() | float()):
+            new.value += 1
+        case ast.Expr(value=ast.Call()):
+            return ast.Pass()
+        case ast.Return(value=value) if value is not None and not isinstance(value, ast.Constant):
+            new.value = ast.Constant(None)
+        case _:
+            return None
+    return new
+
+
 def mutants_of(path: Path) -> list[Mutant]:
     """Every change of one module that the rules allow."""
-    source = path.read_text()
-    tree = ast.parse(source)
-    lines = source.splitlines(keepends=True)
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line.encode()))
-    data = source.encode()
-    found = []
-
-    def span(node) -> tuple[int, int]:
-        first, last = (
-            starts[node.lineno - 1] + node.col_offset,
-            starts[node.end_lineno - 1] + node.end_col_offset,
-        )
-        return first, last
-
-    def replace(node, begin: int, end: int, text: str) -> None:
-        changed = (data[:begin] + text.encode() + data[end:]).decode()
-        was = " ".join(data[begin:end].decode().split())
-        module = path.relative_to(ROOT).as_posix()
-        found.append(Mutant(module, node.lineno, f"{was[:50]} -> {text}", changed))
-
-    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARISONS:
-            replace(
-                node, span(node.left)[1], span(node.comparators[0])[0], f" {COMPARISONS[type(node.ops[0])]} "
-            )
-        elif isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
-            replace(node, span(node.left)[1], span(node.right)[0], f" {OPERATORS[type(node.op)]} ")
-        elif isinstance(node, ast.BoolOp):
-            word = " or " if isinstance(node.op, ast.And) else " and "
-            replace(node, span(node.values[0])[1], span(node.values[1])[0], word)
-        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            replace(node, *span(node), f"({ast.get_source_segment(source, node.operand)})")
-        elif isinstance(node, ast.If | ast.IfExp):
-            replace(node, *span(node.test), f"(not ({ast.get_source_segment(source, node.test)}))")
-        elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
-            replace(node, *span(node), str(not node.value))
-        elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
-            replace(node, *span(node), f"{node.value + 1}")
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and id(node.value) in texts:
-            replace(node, *span(node), "pass")
-        elif (
-            isinstance(node, ast.Return)
-            and node.value is not None
-            and not isinstance(node.value, ast.Constant)
-        ):
-            replace(node, *span(node), "return None")
-    return [mutant for mutant in found if _compiles(mutant.source)]  # brackets may be cut in half
-
-
-def _compiles(source: str) -> bool:
-    try:
-        ast.parse(source)
-        return True
-    except SyntaxError:
-        return False
+    tree, module, found = ast.parse(path.read_text()), path.relative_to(ROOT).as_posix(), []
+    for parent in list(ast.walk(tree)):
+        for field, value in ast.iter_fields(parent):
+            nodes = value if isinstance(value, list) else [value]
+            for i, node in enumerate(nodes):
+                if isinstance(parent, ast.JoinedStr) or not (new := changed(node)):
+                    continue
+                new = ast.fix_missing_locations(ast.copy_location(new, node))
+                setattr(parent, field, [*nodes[:i], new, *nodes[i + 1 :]] if value is nodes else new)
+                first = [ast.unparse(n).splitlines()[0][:50] for n in (node, new)]
+                found.append(Mutant(module, node.lineno, " -> ".join(first), ast.unparse(tree)))
+                setattr(parent, field, value)
+    return found
 
 
 def learn(folder: Path) -> tuple[dict, dict]:
@@ -111,37 +96,25 @@ def learn(folder: Path) -> tuple[dict, dict]:
     import coverage
 
     report = folder / "junit.xml"
-    options = [
-        "-q",
-        "-n",
-        "2",
-        "--dist",
-        "loadfile",
-        "--cov=.",
-        "--cov-context=test",
-        "--cov-report=",
-        f"--junitxml={report}",
-    ]
-    ignored = ["--ignore=tests/test_long.py", "--ignore=tests/test_end_to_end.py"]
+    options = "-q -n 2 --dist loadfile --cov=. --cov-context=test --cov-report= --ignore=tests/test_long.py"
+    command = [sys.executable, "-m", "pytest", *options.split(), f"--ignore={IN_PROCESSES[0]}"]
     # a shared graph would be counted as the first test's alone
     environment = {**os.environ, "GRAPH_OF_ITS_OWN": "1"}
-    subprocess.run([sys.executable, "-m", "pytest", *options, *ignored], cwd=folder, env=environment)
+    subprocess.run([*command, f"--junitxml={report}"], cwd=folder, env=environment)
+    seconds, failed = {}, set()
+    for case in ElementTree.parse(report).iter("testcase"):
+        test = f"{case.get('classname').replace('.', '/')}.py::{case.get('name')}"
+        seconds[test] = float(case.get("time"))
+        if case.find("failure") is not None or case.find("error") is not None:
+            print(f"{test} fails without a change and is left out", flush=True)
+            failed.add(test)
     data = coverage.CoverageData(str(folder / ".coverage"))
     data.read()
     reached = defaultdict(set)
     for file in data.measured_files():
         module = Path(file).relative_to(folder).as_posix()
         for line, contexts in data.contexts_by_lineno(file).items():
-            reached[module, line] |= {context.split("|")[0] for context in contexts if context}
-    seconds = {}
-    for case in ElementTree.parse(report).iter("testcase"):
-        file = case.get("classname").replace(".", "/") + ".py"
-        test = f"{file}::{case.get('name')}"
-        seconds[test] = float(case.get("time"))
-        if case.find("failure") is not None or case.find("error") is not None:
-            print(f"{test} fails without a change and is left out", flush=True)
-            for tests in reached.values():
-                tests.discard(test)
+            reached[module, line] |= {context.split("|")[0] for context in contexts if context} - failed
     return reached, seconds
 
 
@@ -153,11 +126,11 @@ def rounds_for(mutant: Mutant, reached: dict, seconds: dict) -> list[list[str]]:
     rounds, total = [[]], 0.0
     for test in sorted(tests, key=lambda name: seconds.get(name, 1.0)):
         total += seconds.get(test, 1.0)
-        if total > MOST_SECONDS / 3:
+        if total > MAX_SECONDS / 3:
             rounds.append([])
             total = seconds.get(test, 1.0)
         rounds[-1].append(test)
-    return [*rounds, *([test] for test in IN_PROCESSES)]
+    return [tests for tests in (*rounds, *([test] for test in IN_PROCESSES)) if tests]
 
 
 def survives(mutant: Mutant, tests: list[str], folder: Path) -> bool:
@@ -167,8 +140,7 @@ def survives(mutant: Mutant, tests: list[str], folder: Path) -> bool:
     path.write_text(mutant.source)
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, timeout=MOST_SECONDS)
-        return done.returncode == 0
+        return subprocess.run(command, cwd=folder, capture_output=True, timeout=MAX_SECONDS).returncode == 0
     except subprocess.TimeoutExpired:
         return False
     finally:
@@ -191,20 +163,17 @@ def main() -> None:
 
     rng = random.Random(args.seed)
     paths = [path for path in ROOT.glob("*.py") if path.name != "config.py"]
-    paths += [path for wing in WINGS for path in (ROOT / wing).glob("*.py")]
-    by_module = {path: mutants_of(path) for path in sorted(paths)}
-    # spread over the modules: each gives in turn, a large one as often as a small one
+    paths += [path for folder in FOLDERS for path in (ROOT / folder).glob("*.py")]
+    # each module gives one in turn, a large one as often as a small one
+    pools = [rng.sample(pool, len(pool)) for pool in map(mutants_of, sorted(paths))]
     sample = []
-    pools = [rng.sample(pool, len(pool)) for pool in by_module.values() if pool]
-    while len(sample) < args.mutants and pools:
-        pools = [pool for pool in pools if pool]
+    while len(sample) < args.mutants and (pools := [pool for pool in pools if pool]):
         sample += [pool.pop() for pool in pools][: args.mutants - len(sample)]
 
     def judge(mutant: Mutant) -> bool:
         folder = copies.get()
         try:
-            rounds = rounds_for(mutant, reached, seconds)
-            return all(survives(mutant, tests, folder) for tests in rounds if tests)
+            return all(survives(mutant, tests, folder) for tests in rounds_for(mutant, reached, seconds))
         finally:
             copies.put(folder)
 

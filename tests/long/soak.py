@@ -1,4 +1,4 @@
-"""Trains for long with a fault every 20 seconds, and watches the memory that the process takes.
+"""Trains for long with a fault every 20 seconds, and measures the memory of the process.
 
 python tests/long/soak.py --minutes 30
 """
@@ -28,41 +28,29 @@ RUN = ("TRAIN.n_epoch_init=3", "TRAIN.n_epoch=1000000", "TRAIN.save_every=20")
 
 
 def faults(work: Path):
-    """One fault after another, without end: each is done by a call."""
-    pictures = sorted((work / "photos").iterdir())
-    whole = [path.read_bytes() for path in pictures]
+    """One fault after another, without end, as functions."""
+    images = sorted((work / "photos").iterdir())
+    whole = [path.read_bytes() for path in images]
 
-    def damage_pictures():
-        for path, data in zip(pictures[::2], whole[::2]):
-            path.write_bytes(data[: len(data) // 2])
+    samples, checkpoint = work / "samples", work / "checkpoint"
+    log = checkpoint / "train_log.jsonl"
 
-    def mend_pictures():
-        for path, data in zip(pictures, whole):
-            path.write_bytes(data)
+    def cut_images(fraction):
+        for path, data in zip(images[::2], whole[::2]):
+            path.write_bytes(data[: int(fraction * len(data))])
 
-    def block_samples():  # a file stands where the folder was
-        shutil.rmtree(work / "samples", ignore_errors=True)
-        (work / "samples").touch()
-
-    def unblock_samples():
-        (work / "samples").unlink(missing_ok=True)
-
-    def block_log():
-        (work / "checkpoint/train_log.jsonl").unlink(missing_ok=True)
-        (work / "checkpoint/train_log.jsonl").mkdir()
-
-    def unblock_log():
-        (work / "checkpoint/train_log.jsonl").rmdir()
-
-    def lose_tensorboard():
-        shutil.rmtree(work / "checkpoint/tensorboard", ignore_errors=True)
-
-    def lose_states():
-        for path in (work / "checkpoint").glob("srgan_state*.npz"):
-            path.unlink(missing_ok=True)
-
-    steps = (damage_pictures, block_samples, mend_pictures, unblock_samples, block_log, unblock_log)
-    return itertools.cycle((*steps, lose_tensorboard, lose_states))
+    return itertools.cycle(
+        (
+            lambda: cut_images(0.5),
+            lambda: (shutil.rmtree(samples, ignore_errors=True), samples.touch()),  # a file in its place
+            lambda: cut_images(1.0),
+            lambda: samples.unlink(missing_ok=True),
+            lambda: (log.unlink(missing_ok=True), log.mkdir()),
+            log.rmdir,
+            lambda: shutil.rmtree(checkpoint / "tensorboard", ignore_errors=True),
+            lambda: [path.unlink(missing_ok=True) for path in checkpoint.glob("srgan_state*.npz")],
+        )
+    )
 
 
 def resident_mb(process: subprocess.Popen) -> float:
@@ -108,7 +96,7 @@ def main() -> None:
     slope, _ = np.polyfit(later[:, 0], later[:, 1], 1)
     steps = (work / "out.txt").read_text().count("epoch") * 3
     print(
-        f"{args.minutes:g} minutes, {done} faults, about {steps} steps: went on through all; resident memory "
+        f"{args.minutes:g} minutes, {done} faults, about {steps} steps: no fault ended it; resident memory "
         f"{later[:, 1].min():.0f} to {later[:, 1].max():.0f} MB, {slope:+.2f} MB a minute"
     )
     shutil.rmtree(work)

@@ -31,7 +31,7 @@ def test_gpu_memory_is_taken_as_needed_and_threads_and_xla_are_as_set():
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [(tf.bfloat16, 1), (tf.float32, 0)])
-def test_bfloat16_comes_in_by_the_graph_optimiser(dtype, expected):
+def test_bfloat16_is_introduced_by_the_graph_optimiser(dtype, expected):
     options = runtime.session_config(settings())
     runtime.allow_reduced_precision(options, dtype)
     rewrites = options.graph_options.rewrite_options
@@ -69,7 +69,7 @@ def test_memory_for_upscaling_is_bounded(monkeypatch):
     assert machine.memory_budget(300) == machine.memory_budget(300, 2000 * MB) == 300 * MB
 
 
-def test_a_containers_limit_counts_as_the_machines(tmp_path, monkeypatch):
+def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "CGROUP_ROOT", tmp_path)
     monkeypatch.setattr(machine, "CGROUP_OF_PROCESS", tmp_path / "cgroup")
     whole = machine.memory_limit()
@@ -89,7 +89,7 @@ def test_a_containers_limit_counts_as_the_machines(tmp_path, monkeypatch):
     assert machine.memory_limit() == 50 * MB
 
 
-def test_a_containers_quota_of_cores_counts(tmp_path, monkeypatch):
+def test_the_cpu_quota_of_a_container_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "CGROUP_ROOT", tmp_path)
     monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(8)))
     for text, cores in (("max 100000", 8), ("250000 100000", 2), ("50000 100000", 1)):
@@ -97,7 +97,7 @@ def test_a_containers_quota_of_cores_counts(tmp_path, monkeypatch):
         assert machine.usable_cores() == cores
 
 
-def test_a_machine_that_does_not_tell_its_memory_is_taken_for_a_small_one(monkeypatch):
+def test_unknown_memory_is_taken_for_4_gb(monkeypatch):
     def unknown(_):
         raise ValueError("unrecognized configuration name")
 
@@ -105,7 +105,7 @@ def test_a_machine_that_does_not_tell_its_memory_is_taken_for_a_small_one(monkey
     assert machine.memory_limit() == 4 * 1024**3
 
 
-def test_a_gpu_that_tensorflow_cannot_use_is_told_of(tmp_path, monkeypatch, caplog):
+def test_a_gpu_that_tensorflow_cannot_use_is_logged(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(runtime, "GPU_DRIVER", tmp_path / "version")
     runtime.configure(settings())
     assert caplog.text == ""

@@ -29,11 +29,6 @@ def arrays():
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in layout("SRGAN_g")[1].items()}
 
 
-def test_the_order_is_that_of_2018(arrays):
-    assert list(arrays) == order_of_2018()
-    assert len(arrays) == 173
-
-
 def test_a_list_of_tensorlayer_1_is_read_and_written(tmp_path, arrays, caplog):
     caplog.set_level("INFO", "srgan")
     third_party.write_list(tmp_path / "g_srgan.npz", list(arrays.values()))
@@ -42,7 +37,7 @@ def test_a_list_of_tensorlayer_1_is_read_and_written(tmp_path, arrays, caplog):
         for ours, theirs in zip(arrays.values(), file["params"]):
             np.testing.assert_array_equal(ours, theirs)
     read, meta = checkpoints.read_network(tmp_path / "g_srgan.npz", "SRGAN_g", layout)
-    assert read.keys() == arrays.keys()
+    assert list(read) == order_of_2018()
     for name, array in arrays.items():
         np.testing.assert_array_equal(read[name], array)
     assert meta["arguments"]["num_blocks"] == 16
@@ -70,12 +65,11 @@ def test_lists_that_do_not_fit_are_refused_by_their_first_fault(tmp_path, arrays
             checkpoints.read_network(tmp_path / "x.npz", "SRGAN_g", layout)
 
 
-class Evil:
-    def __reduce__(self):
-        return (print, ("code ran",))
-
-
 def test_a_list_runs_no_code(tmp_path, capsys):
+    class Evil:
+        def __reduce__(self):
+            return print, ("code ran",)
+
     evil = np.empty(1, object)
     evil[0] = Evil()
     np.savez(tmp_path / "evil.npz", params=evil)
@@ -84,7 +78,7 @@ def test_a_list_runs_no_code(tmp_path, capsys):
     assert "code ran" not in capsys.readouterr().out
 
 
-def test_saver_checkpoints_give_the_weights_for_use(tmp_path):
+def test_saver_checkpoints_give_the_moving_averages(tmp_path):
     arguments = {"num_blocks": 1, "num_filters": 4}
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         net = SRGAN_g(tf.zeros([1, 8, 8, 3]), **arguments)

@@ -37,7 +37,7 @@ def test_lr_is_a_function_of_the_seed():
     assert first.shape == (48, 48, 3) and first.dtype == np.uint8 and (first != other).any()
 
 
-def test_a_dot_stays_where_it_was_before_noise_and_jpeg():
+def test_a_dot_stays_in_place_before_noise_and_jpeg():
     hr = np.full((192, 192, 3), 20, np.uint8)
     hr[88:104, 96:112] = 220  # its centre is at row 95.5, column 103.5
     expected = (95.5 + 0.5) / SCALE - 0.5, (103.5 + 0.5) / SCALE - 0.5
@@ -48,7 +48,7 @@ def test_a_dot_stays_where_it_was_before_noise_and_jpeg():
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 30, 90)])
-def test_flat_colours_stay_within_a_level_before_noise_and_jpeg(colour):
+def test_flat_colours_change_by_at_most_1_before_noise_and_jpeg(colour):
     hr = np.full((96, 96, 3), colour, np.uint8)
     for operations in operations_of(200):
         clean = [operation for operation in operations if operation[0] in FLAT_KINDS]

@@ -1,4 +1,4 @@
-"""What a run loses to faults of the disk, the pictures, the numbers and its users: nothing that is done."""
+"""What a run loses to faults of the disk, the images, the numbers and its users: nothing that is done."""
 
 import contextlib
 import os
@@ -20,15 +20,16 @@ from test_run import (  # noqa: F401
     log_lines,
     no_plots,
     run_training,
+    run_until,
     tiny,
 )
 
-from common import files as common_files
 from common.errors import UserError
 from images import files
 from images.photos import sample_photos
 from tf1 import checkpoints, runtime
-from training import graph, report, resume, train
+from training import report
+from training.preparation import prepared_run
 from training.run import Run
 from upscaling.upscaler import Upscaler, load_generator
 
@@ -43,23 +44,10 @@ def short_run(tmp_path_factory):
     return folder
 
 
-def stop_after_an_epoch(folder, cfg):
-    """Runs as if a stop were asked for at the end of the first epoch."""
-
-    def stop(run, epoch=Run.end_epoch):
-        epoch(run)
-        raise SystemExit(143)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "end_epoch", stop)
-        with pytest.raises(SystemExit):
-            run_training(folder, cfg)
-
-
 @pytest.fixture(scope="module")
 def stopped_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
-    stop_after_an_epoch(folder, tiny(*SHORT))
+    run_until(folder, tiny(*SHORT), 3)
     return folder
 
 
@@ -77,57 +65,52 @@ def run_log(folder):
 
 
 @pytest.mark.parametrize("dies_in", ["samples", "epoch", "save"])
-def test_what_an_epoch_leaves_is_whole_wherever_a_run_dies(tmp_path, monkeypatch, dies_in):
-    """Weights, samples and the log come before the state: what is lost is done again."""
-    whole = tmp_path / "whole"
-    run_training(whole, tiny(*SHORT))
-    target, real = (Run, Run.save) if dies_in == "save" else (report.Report, getattr(report.Report, dies_in))
+def test_an_epoch_that_a_run_died_in_writing_is_done_again(short_run, tmp_path, monkeypatch, dies_in):
+    """Weights, samples and the log come before the state."""
+    target, real = (Run, Run.save) if dies_in == "save" else (report.Report, None)
 
     def die(self, *args):
         if dies_in == "save" and self.step_number == 0:
             return real(self, *args)
         return sys.exit(9)
 
-    monkeypatch.setattr(target, dies_in, die)
-    with pytest.raises(SystemExit):
-        run_training(tmp_path, tiny(*SHORT))
+    with monkeypatch.context() as patch:
+        patch.setattr(target, dies_in, die)
+        with pytest.raises(SystemExit):
+            run_training(tmp_path, tiny(*SHORT))
     assert checkpoints.read_meta(tmp_path / "checkpoint/srgan_state.npz")["step"] == 0
-    monkeypatch.undo()
     run_training(tmp_path, tiny(*SHORT))
-    assert_same_bits(arrays_of(whole), arrays_of(tmp_path))
-    lines = log_lines(whole), log_lines(tmp_path)
+    assert_same_bits(arrays_of(short_run), arrays_of(tmp_path))
+    lines = log_lines(short_run), log_lines(tmp_path)
     assert [line["mse_loss"] for line in lines[0]] == [line["mse_loss"] for line in lines[1]]
-    first = [files.read_rgb(folder / "samples/srgan_ginit/train_1.png") for folder in (whole, tmp_path)]
+    first = [files.read_rgb(folder / "samples/srgan_ginit/train_1.png") for folder in (short_run, tmp_path)]
     np.testing.assert_array_equal(*first)
 
 
-@pytest.mark.parametrize("broken", ["samples", "log", "plot"])
-def test_what_a_run_shows_may_fail_and_is_tried_again(short_run, tmp_path, monkeypatch, caplog, broken):
+@pytest.mark.parametrize(
+    "blocked",
+    ["samples/srgan_ginit/train_1.png", "checkpoint/train_log.jsonl", "samples/learning_curve.png"],
+)
+def test_reports_that_cannot_be_written_do_not_stop_training_and_are_tried_again(
+    short_run, tmp_path, monkeypatch, caplog, blocked
+):
+    (tmp_path / blocked).mkdir(parents=True)  # a folder where the file should be
+
+    def end_epoch(run, end=Run.end_epoch):
+        end(run)
+        if run.step_number == 3:
+            (tmp_path / blocked).rmdir()
+
+    monkeypatch.setattr(Run, "end_epoch", end_epoch)
     caplog.set_level("INFO")
-    failures = [OSError(28, "No space left on device")]
-
-    def failing_once(function):
-        def fail_once(*args, **kwargs):
-            if failures:
-                raise failures.pop()
-            return function(*args, **kwargs)
-
-        return fail_once
-
-    target, name = {
-        "samples": (report.Report, "_write_image"),
-        "log": (report.Report, "_write_scalars"),
-        "plot": (report.Report, "_plot"),
-    }[broken]
-    monkeypatch.setattr(target, name, failing_once(getattr(target, name)))
     run_training(tmp_path, tiny(*SHORT))
-    assert "No space left on device); training goes on" in caplog.text
-    assert "WARNING: no " in run_log(tmp_path)
+    assert "); training goes on" in caplog.text and "WARNING: no " in run_log(tmp_path)
     assert_same_bits(arrays_of(short_run), arrays_of(tmp_path))
     assert [line["step"] for line in log_lines(tmp_path)] == [3, 6]
+    assert (tmp_path / blocked.replace("train_1", "train_2")).is_file()
 
 
-def test_weights_that_could_never_be_written_are_an_error_and_come_with_the_next_start(
+def test_weights_that_cannot_be_written_are_an_error_and_written_at_the_next_start(
     short_run, tmp_path, monkeypatch
 ):
     def refuse(path, arrays, meta, write=checkpoints.write_npz):
@@ -135,13 +118,12 @@ def test_weights_that_could_never_be_written_are_an_error_and_come_with_the_next
             raise UserError(f"cannot write {path}: No space left on device")
         write(path, arrays, meta)
 
-    monkeypatch.setattr(checkpoints, "write_npz", refuse)
-    with pytest.raises(UserError, match="weights could not be written"):
-        run_training(tmp_path, tiny(*SHORT))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_npz", refuse)
+        with pytest.raises(UserError, match="weights could not be written"):
+            run_training(tmp_path, tiny(*SHORT))
     run_training(tmp_path, tiny(*SHORT))
-    name = "g_srgan_init.npz:SRGAN_g/out/filters"
-    np.testing.assert_array_equal(arrays_of(tmp_path)[name], arrays_of(short_run)[name])
+    assert_same_bits(arrays_of(tmp_path), arrays_of(short_run))
 
 
 def test_a_run_whose_state_cannot_be_saved_ends_and_keeps_the_state_before(stopped, monkeypatch):
@@ -179,7 +161,7 @@ def fill(folder):
             file.write(bytes(1024))
 
 
-def test_a_disk_that_is_full_ends_the_run_and_loses_nothing(small_disk, short_run, monkeypatch):
+def test_a_full_disk_ends_the_run_and_loses_nothing(small_disk, short_run, monkeypatch):
     full, real_epoch = [], Run.end_epoch
 
     def end_epoch(run):
@@ -199,47 +181,46 @@ def test_a_disk_that_is_full_ends_the_run_and_loses_nothing(small_disk, short_ru
 
 
 def test_a_read_only_disk_is_refused_before_work_begins(small_disk):
-    stop_after_an_epoch(small_disk, tiny(*SHORT))
+    run_until(small_disk, tiny(*SHORT), 3)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(UserError, match=r"--checkpoint-dir.*Read-only file system"):
         run_training(small_disk, tiny(*SHORT))
     assert checkpoints.read_meta(small_disk / "checkpoint/srgan_state.npz")["step"] == 3
 
 
-def test_an_error_in_the_middle_of_a_step_keeps_the_state_before(tmp_path, monkeypatch):
-    """Some of the variables may be of the step, some of the one before."""
-    real_step = Run.step
+@pytest.mark.parametrize(
+    ("where", "error", "saved_step"),
+    [
+        # within a step, when some of the variables may be of the step and some of the one before
+        ("run", tf.errors.InvalidArgumentError(None, None, "boom"), 0),
+        ("step", ZeroDivisionError("boom"), 2),
+    ],
+)
+def test_errors_are_preceded_by_a_save_unless_they_come_within_a_step(
+    tmp_path, monkeypatch, where, error, saved_step
+):
+    target = tf.compat.v1.Session if where == "run" else Run
+    calls, real = [], getattr(target, where)
 
-    def step(self, *results):
-        real_step(self, *results)
-        if self.step_number == 2:
-            self.graph.g_optim_init = tf.debugging.Assert(False, ["boom"])
+    def fail_at_last(self, *args, **kwargs):
+        is_step = where == "step" or (isinstance(args[0], list) and len(args[0]) == 3)
+        calls.extend([1] * is_step)
+        if where == "run" and is_step and len(calls) == 3:
+            raise error
+        result = real(self, *args, **kwargs)
+        if where == "step" and len(calls) == 2:
+            raise error
+        return result
 
-    monkeypatch.setenv("GRAPH_OF_ITS_OWN", "1")
-    monkeypatch.setattr(Run, "step", step)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="boom"):
+    monkeypatch.setattr(target, where, fail_at_last)
+    with pytest.raises(type(error), match="boom"):
         run_training(tmp_path, tiny(*SHORT))
-    assert checkpoints.read_meta(tmp_path / "checkpoint/srgan_state.npz")["step"] == 0
-    assert "step 2: InvalidArgumentError" in run_log(tmp_path)
-
-
-def test_any_other_error_is_preceded_by_a_save(tmp_path, monkeypatch):
-    real_step = Run.step
-
-    def step(self, *results):
-        real_step(self, *results)
-        if self.step_number == 2:
-            raise ZeroDivisionError("boom")
-
-    monkeypatch.setattr(Run, "step", step)
-    with pytest.raises(ZeroDivisionError):
-        run_training(tmp_path, tiny(*SHORT))
-    assert checkpoints.read_meta(tmp_path / "checkpoint/srgan_state.npz")["step"] == 2
-    assert "ZeroDivisionError: boom" in run_log(tmp_path)
+    assert checkpoints.read_meta(tmp_path / "checkpoint/srgan_state.npz")["step"] == saved_step
+    assert f"step 2: {type(error).__name__}" in run_log(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "zeros", "gone"])
-def test_a_damaged_state_is_set_aside_and_the_one_before_is_used(stopped, short_run, caplog, damage):
+def test_a_damaged_state_is_renamed_and_the_one_before_is_used(stopped, short_run, caplog, damage):
     path = stopped / "checkpoint/srgan_state.npz"
     data = path.read_bytes()
     if damage == "gone":  # as between the two renames of a save
@@ -247,45 +228,34 @@ def test_a_damaged_state_is_set_aside_and_the_one_before_is_used(stopped, short_
     else:
         path.write_bytes(data[:-100] if damage == "truncated" else bytes(len(data)))
     run_training(stopped, tiny(*SHORT))
-    aside = stopped / "checkpoint/srgan_state_damaged.npz"
-    assert aside.exists() == (damage != "gone") == ("stands in" in caplog.text)
-    aside.unlink(missing_ok=True)
+    renamed = stopped / "checkpoint/srgan_state_damaged.npz"
+    assert renamed.exists() == (damage != "gone") == ("stands in" in caplog.text)
+    renamed.unlink(missing_ok=True)
     assert_same_bits(arrays_of(short_run), arrays_of(stopped))
     assert [line["step"] for line in log_lines(stopped)] == [3, 6]
-
-
-def test_damaged_states_alone_are_refused_and_kept(stopped):
-    for name in ("srgan_state.npz", "srgan_state_previous.npz"):
+    for name in ("srgan_state.npz", "srgan_state_previous.npz"):  # with nothing else to go on from
         (stopped / "checkpoint" / name).write_bytes(b"PK")
     with pytest.raises(UserError, match=r"srgan_state.npz is damaged"):
         run_training(stopped, tiny(*SHORT))
-    assert (stopped / "checkpoint/srgan_state.npz").read_bytes() == b"PK"
+    assert path.read_bytes() == b"PK"
 
 
-def test_lines_that_a_loss_of_power_left_in_the_log_are_dropped(stopped):
+def test_damaged_lines_of_the_log_are_dropped(stopped):
     path = stopped / "checkpoint/train_log.jsonl"
     path.write_bytes(path.read_bytes() + bytes(40) + b"\n" + b'{"step": 3')
     run_training(stopped, tiny(*SHORT))
     assert [line["step"] for line in log_lines(stopped)] == [3, 6]
 
 
-def test_renames_are_synced_with_their_folder(tmp_path, monkeypatch):
-    events = []
-    monkeypatch.setattr(common_files.os, "replace", lambda *_: events.append("rename"))
-    monkeypatch.setattr(common_files.os, "fsync", lambda number: events.append("sync"))
-    with common_files.atomic(tmp_path / "a") as path:
-        path.write_text("x")
-    assert events == ["sync", "rename", "sync"]
-
-
-# --- What a run was made from
+# --- Images, features and settings of a run that goes on
 
 
 @pytest.fixture
 def photos_folder(tmp_path):
+    """Four images of one size in BMP files, which then are of one size in bytes too."""
     folder = tmp_path / "photos"
     for name, image in list(sample_photos().items())[:4]:
-        files.write_rgb(folder / "below" / f"{name}.png", image[:80, :90])
+        files.write_rgb(folder / "below" / f"{name}.bmp", image[:80, :90])
     return folder
 
 
@@ -295,22 +265,34 @@ def on(folder, *settings):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [("added", "4 images, .*now 5 images"), ("removed", "now 3 images"), ("other", "now 4 images")],
+    [
+        ("added", "4 images, .*now 5 images"),
+        ("removed", "now 3 images"),
+        ("renamed", "now 4 images"),
+        ("resized", "now 4 images"),
+        ("other content", "now 4 images"),  # of the same size and bytes
+    ],
 )
 def test_other_images_are_refused(tmp_path, photos_folder, change, words):
     run_training(tmp_path, on(photos_folder))
-    first = sorted(photos_folder.rglob("*.png"))[0]
+    first, second, *_ = sorted(photos_folder.rglob("*.bmp"))
+    bytes_before = first.stat().st_size
     if change == "added":
-        shutil.copy(first, photos_folder / "new.png")
+        shutil.copy(first, photos_folder / "new.bmp")
     elif change == "removed":
         first.unlink()
+    elif change == "renamed":
+        first.rename(first.with_stem("other"))
+    elif change == "resized":
+        files.write_rgb(first, np.zeros((90, 80, 3), np.uint8))
     else:
-        files.write_rgb(first, np.zeros((80, 90, 3), np.uint8))
+        shutil.copy(second, first)
+        assert first.stat().st_size == bytes_before
     with pytest.raises(UserError, match=f"was made from other images .*{words}"):
         run_training(tmp_path, on(photos_folder, "TRAIN.n_epoch_init=3"))
 
 
-def test_the_same_pictures_may_lie_elsewhere(tmp_path, photos_folder, monkeypatch):
+def test_the_same_images_may_be_moved(tmp_path, photos_folder, monkeypatch):
     run_training(tmp_path, on(photos_folder))
     shutil.move(photos_folder, tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
@@ -318,7 +300,7 @@ def test_the_same_pictures_may_lie_elsewhere(tmp_path, photos_folder, monkeypatc
         run_training(tmp_path, on(path))
 
 
-def test_another_vgg_file_precision_or_device_is_refused_or_told_of(tmp_path, monkeypatch, caplog):
+def test_another_vgg_file_precision_or_device_is_refused_or_logged(tmp_path, monkeypatch, caplog):
     settings = ("TRAIN.n_epoch_init=0", "TRAIN.n_epoch=1")
     run_training(tmp_path, tiny(*settings))
     with np.load(VGG_FILE) as file:
@@ -331,12 +313,12 @@ def test_another_vgg_file_precision_or_device_is_refused_or_told_of(tmp_path, mo
     run_training(tmp_path, tiny(*settings, f"VGG.weights={tmp_path / 'copy.npz'}"))
     with pytest.raises(UserError, match=r"computed in float32.*add --set RUNTIME.precision=float32"):
         run_training(tmp_path, tiny(*settings, "RUNTIME.precision=bfloat16"))
-    monkeypatch.setattr(train.runtime, "describe_device", lambda: "GPU (some)")
+    monkeypatch.setattr(runtime, "describe_device", lambda: "GPU (some)")
     run_training(tmp_path, tiny(*settings))
     assert "made on CPU and goes on on GPU (some)" in caplog.text
 
 
-def test_a_state_from_before_a_setting_was_there_is_refused_by_its_name(stopped):
+def test_a_state_older_than_a_setting_is_refused_by_its_name(stopped):
     path = stopped / "checkpoint/srgan_state.npz"
     arrays, meta = checkpoints.read_npz(path)
     del meta["config"]["TRAIN"]["exposures"]
@@ -345,7 +327,7 @@ def test_a_state_from_before_a_setting_was_there_is_refused_by_its_name(stopped)
         run_training(stopped, tiny(*SHORT))
 
 
-def test_files_from_before_there_were_scales_are_of_scale_4(stopped, short_run):
+def test_files_older_than_model_generator_scale_have_scale_4(stopped, short_run):
     for file in ("srgan_state.npz", "g_srgan_init.npz"):
         arrays, meta = checkpoints.read_npz(stopped / "checkpoint" / file)
         arguments = meta["arguments"] if "arguments" in meta else meta["config"]["MODEL"]["generator"]
@@ -377,7 +359,7 @@ def test_other_networks_are_refused_by_what_differs(short_run, tmp_path):
             run_training(tmp_path, tiny(*SHORT, f"TRAIN.init_weights={tmp_path / 'other.npz'}"))
 
 
-# --- Its users
+# --- Folders in use
 
 
 def test_weights_without_a_run_are_not_replaced_silently(short_run, tmp_path):
@@ -408,18 +390,16 @@ def test_each_restart_archives_the_run_before_and_none_is_lost(short_run, tmp_pa
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
     script = (
-        "import sys, time, pathlib; sys.path.insert(0, sys.argv[2])\n"
-        "from common.files import held\n"
+        "import sys, time, pathlib; from common.files import held\n"
         "with held(pathlib.Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
-    folder = tmp_path / "checkpoint"
-    folder.mkdir()
-    with subprocess.Popen([sys.executable, "-c", script, folder, ROOT], stdout=subprocess.PIPE) as other:
+    (tmp_path / "checkpoint").mkdir()
+    command = [sys.executable, "-c", script, tmp_path / "checkpoint"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as other:
         other.stdout.readline()
         with pytest.raises(UserError, match="another run is training in"):
             run_training(tmp_path, tiny(*SHORT))
-        other.send_signal(signal.SIGKILL)
-        other.wait()
+        other.kill()
     run_training(tmp_path, tiny(*SHORT, "TRAIN.n_epoch_init=1"))  # a killed run leaves no lock
 
 
@@ -430,36 +410,6 @@ def test_numbered_weights_are_kept(tmp_path):
 
 
 # --- The numbers
-
-
-def values_of(session):
-    return {v.op.name: session.run(v) for v in tf.compat.v1.global_variables()}
-
-
-@pytest.mark.parametrize("optimiser", ["g_optim_init", "d_optim", "g_optim"])
-def test_a_step_that_is_not_finite_moves_nothing_in_mid_run(session, optimiser):
-    """Not by Adam's momentum either, nor batch norm's and the weights' averages, nor the count of steps."""
-    made = graph.build(tiny("TRAIN.ema_decay=0.9"), tf.float32)
-    session.run(tf.compat.v1.global_variables_initializer())
-    session.run(made.average.reset)
-    for step in range(3):  # so that there is momentum
-        session.run([made.g_optim_init], fed(made, batch(step)))
-        session.run([made.g_optim], fed(made, batch(step)))
-    before = values_of(session)
-    biases = next(p for p in made.net_g.all_params if p.op.name == "SRGAN_g/out/biases")
-    spoilt = np.float32([np.nan, 0, 0])
-    checkpoints.load(session, {biases: spoilt})  # a real NaN in each generated image
-    session.run(getattr(made, optimiser), fed(made, batch(9)))
-    after = values_of(session)
-    for name, value in before.items():
-        if "_optim" in name or "_power" in name:
-            continue  # momentum fades, and moves no weight
-        np.testing.assert_array_equal(after[name], spoilt if name == biases.op.name else value, err_msg=name)
-    checkpoints.load(session, {biases: before[biases.op.name]})
-    session.run(getattr(made, optimiser), fed(made, batch(9)))
-    moved = [name for name, value in values_of(session).items() if (value != before[name]).any()]
-    network = "SRGAN_d" if optimiser == "d_optim" else "SRGAN_g"
-    assert any(name.startswith(network) and "_optim" not in name for name in moved)
 
 
 def with_steps_that_are_not_finite(monkeypatch, bad):
@@ -475,18 +425,12 @@ def with_steps_that_are_not_finite(monkeypatch, bad):
 
 
 def test_skipped_steps_are_counted_and_the_run_goes_on(tmp_path, monkeypatch):
-    with_steps_that_are_not_finite(monkeypatch, {2})
+    with_steps_that_are_not_finite(monkeypatch, {2, 4, 5, 6})
     run_training(tmp_path, tiny(*SHORT))
     lines = log_lines(tmp_path)
-    assert [line.get("skipped_steps") for line in lines] == [1, None]
-    assert np.isfinite(lines[0]["mse_loss"])
+    assert [line["skipped_steps"] for line in lines] == [1, 3]
+    assert np.isfinite(lines[0]["mse_loss"]) and "mse_loss" not in lines[1]
     assert "step 2 skipped" in run_log(tmp_path)
-
-
-def test_an_epoch_without_a_finite_step_has_no_loss(tmp_path, monkeypatch):
-    with_steps_that_are_not_finite(monkeypatch, {1, 2, 3})
-    run_training(tmp_path, tiny(*SHORT))
-    assert ["mse_loss" in line for line in log_lines(tmp_path)] == [False, True]
 
 
 def test_ten_steps_in_a_row_that_are_not_finite_end_the_run(tmp_path, monkeypatch):
@@ -496,7 +440,7 @@ def test_ten_steps_in_a_row_that_are_not_finite_end_the_run(tmp_path, monkeypatc
     assert checkpoints.read_meta(tmp_path / "checkpoint/srgan_state.npz")["step"] == 14  # as good as step 4
 
 
-def test_a_collapsed_discriminator_is_told_of(tmp_path, monkeypatch, caplog):
+def test_a_collapsed_discriminator_is_logged(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(report, "COLLAPSED_LOSS", 1e9)
     monkeypatch.setattr(report, "COLLAPSED_EPOCHS", 2)
     caplog.set_level("INFO")
@@ -510,7 +454,7 @@ def test_a_step_that_cannot_fit_is_refused_before_anything_else(tmp_path):
     assert not (tmp_path / "checkpoint").exists()
 
 
-def test_a_large_validation_picture_is_looked_at_in_its_middle(monkeypatch, caplog):
+def test_only_the_middle_of_a_large_validation_image_is_used(monkeypatch, caplog):
     monkeypatch.setattr(report, "MAX_VALID_SIDE", 32)
     caplog.set_level("INFO", "srgan")
     hr = np.random.default_rng(0).integers(0, 256, (60, 24, 3), dtype=np.uint8)
@@ -533,41 +477,18 @@ def test_a_second_stop_ends_at_once(monkeypatch):
     assert ended == [143]
 
 
-def test_fingerprints_tell_pictures_apart_but_not_folders_or_times():
-    listing = {"a.png": (10, 111, 4, 5), "b.png": (20, 222, 6, 7)}
-    same = {"b.png": (20, 222, 6, 7), "a.png": (10, 111, 4, 5)}
-    assert resume.fingerprint(listing) == resume.fingerprint(same)
-    changes = [("c.png", (20, 222, 6, 7)), ("b.png", (21, 222, 6, 7)), ("b.png", (20, 222, 7, 6))]
-    for name, entry in (*changes, ("b.png", (20, 223, 6, 7))):
-        other = {"a.png": listing["a.png"], name: entry}
-        assert resume.fingerprint(listing) != resume.fingerprint(other)
+# --- Inputs and outputs
 
 
-# --- What training was made of
-
-
-@pytest.fixture
-def started(tmp_path, monkeypatch):
-    """Starts a run and returns it without a step."""
-
-    def start(cfg):
-        runs = []
-        with monkeypatch.context() as patch:
-            patch.setattr(train, "loop", lambda run, sess, g, _: runs.append(sess.run(g.net_vgg.all_params)))
-            run_training(tmp_path, cfg)
-        return runs.pop()
-
-    return start
-
-
-def test_the_vgg_file_is_what_features_are_made_with(started):
-    values = started(tiny())
+def test_features_are_made_with_the_vgg_file(tmp_path):
+    with prepared_run(tiny(), tmp_path / "checkpoint", tmp_path / "samples", "tensorlayer", False) as run:
+        kernel, bias = run.session.run(run.graph.net_vgg.all_params)
     with np.load(VGG_FILE) as file:
-        np.testing.assert_array_equal(values[0], file["block1_conv1/kernel"])
-        np.testing.assert_array_equal(values[1], file["block1_conv1/bias"])
+        np.testing.assert_array_equal(kernel, file["block1_conv1/kernel"])
+        np.testing.assert_array_equal(bias, file["block1_conv1/bias"])
 
 
-def test_samples_are_made_by_the_weights_for_use(tmp_path):
+def test_samples_are_made_with_the_moving_average(tmp_path):
     """By the moving average, where there is one: with the rate at 0.1, it is far from the weights."""
     settings = ("TRAIN.ema_decay=0.999", "TRAIN.lr_init=0.1", "TRAIN.n_epoch_init=1")
     run_training(tmp_path, tiny(*SHORT, *settings))
@@ -592,11 +513,9 @@ def test_the_notes_input_size_trains(tmp_path):
 
 
 def test_bfloat16_trains_and_continues_with_the_same_bits(tmp_path):
-    settings = (*SHORT, "RUNTIME.precision=bfloat16")
-    whole = tmp_path / "whole"
-    run_training(whole, tiny(*settings))
-
-    stop_after_an_epoch(tmp_path, tiny(*settings))
-    run_training(tmp_path, tiny(*settings))
+    cfg = tiny(*SHORT, "RUNTIME.precision=bfloat16")
+    run_training(tmp_path / "whole", cfg)
+    run_until(tmp_path, cfg, 3)
+    run_training(tmp_path, cfg)
     assert checkpoints.read_meta(tmp_path / "checkpoint/srgan_state.npz")["facts"]["precision"] == "bfloat16"
-    assert_same_bits(arrays_of(whole), arrays_of(tmp_path))
+    assert_same_bits(arrays_of(tmp_path / "whole"), arrays_of(tmp_path))

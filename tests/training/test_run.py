@@ -3,12 +3,14 @@
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY
+from matplotlib.figure import Figure
 
 from common.errors import UserError
 from common.settings import make_config
@@ -18,7 +20,7 @@ from model import SRGAN_d, SRGAN_g
 from tf1 import checkpoints
 from tf1.layers import tl
 from training import graph as graph_module
-from training import losses, report
+from training import losses
 from training.graph import build, to_range
 from training.run import Run
 from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN, Schedule
@@ -26,10 +28,9 @@ from training.train import train
 
 
 @pytest.fixture(autouse=True)
-def no_plots(request, monkeypatch):
-    """They take a third of a tiny run; the run that several tests share has them."""
-    if "[plot]" not in request.node.name:
-        monkeypatch.setattr(report.Report, "_plot", lambda *_: None)
+def no_plots(monkeypatch):
+    """Plots take a third of a tiny run; the run that several tests share has them."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, part, **_: Path(part).touch())
 
 
 def tiny(*settings):
@@ -68,12 +69,51 @@ def assert_same_bits(first, second):
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
 
 
+def log_lines(folder):
+    text = (folder / "checkpoint/train_log.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def run_until(folder, cfg, stop_after):
+    """Runs in `folder`; SIGTERM comes at the end of the step `stop_after`."""
+
+    def step_with_stop(run, *results, step=Run.step):
+        if run.step_number + 1 == stop_after:
+            signal.raise_signal(signal.SIGTERM)
+        step(run, *results)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "step", step_with_stop)
+        with pytest.raises(SystemExit) as stopped:
+            run_training(folder, cfg)
+    assert stopped.value.code == 143
+
+
 # --- One step
 
 
-def test_vgg19_sees_pictures_in_0_to_1(monkeypatch):
-    seen = []
-    real = graph_module.Vgg19_simple_api
+@pytest.fixture(scope="module")
+def built():
+    with tf.Graph().as_default() as tf_graph:
+        tf.compat.v1.set_random_seed(0)
+        graph = build(tiny("TRAIN.ema_decay=0.5"), tf.float32)
+        initializer = tf.compat.v1.global_variables_initializer()
+    session = tf.compat.v1.Session(graph=tf_graph)
+    yield graph, session, initializer
+    session.close()
+
+
+@pytest.fixture
+def started(built):
+    """(graph, session) with all variables as at the start."""
+    graph, session, initializer = built
+    session.run(initializer)
+    session.run(graph.average.reset)
+    return graph, session
+
+
+def test_vgg19_sees_images_in_0_to_1(monkeypatch):
+    seen, real = [], graph_module.Vgg19_simple_api
     monkeypatch.setattr(
         graph_module, "Vgg19_simple_api", lambda rgb, **rest: (seen.append(rgb), real(rgb, **rest))[1]
     )
@@ -84,6 +124,34 @@ def test_vgg19_sees_pictures_in_0_to_1(monkeypatch):
         target, predicted = session.run(seen, fed(graph, hr))
     np.testing.assert_allclose(target, hr / 255, atol=1e-6)
     assert 0 <= predicted.min() < predicted.max() <= 1
+
+
+@pytest.mark.parametrize("optimiser", ["g_optim_init", "d_optim", "g_optim"])
+def test_a_step_that_is_not_finite_moves_nothing_in_mid_run(started, optimiser):
+    """Not by Adam's momentum either, nor batch norm's and the weights' averages, nor the count of steps."""
+    graph, session = started
+    variables = session.graph.get_collection(tf.compat.v1.GraphKeys.GLOBAL_VARIABLES)
+
+    def step():
+        session.run(getattr(graph, optimiser), fed(graph, batch(9)))
+        return checkpoints.fetch(session, variables)
+
+    for number in range(3):  # so that there is momentum
+        session.run(graph.g_optim_init, fed(graph, batch(number)))
+        session.run(graph.g_optim, fed(graph, batch(number)))
+    before = checkpoints.fetch(session, variables)
+    biases = next(p for p in graph.net_g.all_params if p.op.name == "SRGAN_g/out/biases")
+    spoilt = np.float32([np.nan, 0, 0])
+    checkpoints.load(session, {biases: spoilt})  # a real NaN in each generated image
+    after = step()
+    for name, value in before.items():
+        if "_optim" not in name and "_power" not in name:  # momentum fades, and moves no weight
+            expected = spoilt if name == biases.op.name else value
+            np.testing.assert_array_equal(after[name], expected, err_msg=name)
+    checkpoints.load(session, {biases: before[biases.op.name]})
+    moved = [name for name, value in step().items() if (value != before[name]).any()]
+    network = "SRGAN_d" if optimiser == "d_optim" else "SRGAN_g"
+    assert any(name.startswith(network) and "_optim" not in name for name in moved)
 
 
 def test_one_run_step_equals_the_two_runs_of_the_note():
@@ -139,32 +207,47 @@ def test_one_run_step_equals_the_two_runs_of_the_note():
         np.testing.assert_allclose(result[name], value, rtol=1e-3, atol=2e-5, err_msg=name)
 
 
-def test_discriminator_alone_leaves_the_generator_and_pretraining_leaves_the_discriminator(session):
-    graph = build(tiny(), tf.float32)
-    session.run(tf.compat.v1.global_variables_initializer())
-    g_params, d_params, vgg_params = (net.all_params for net in (graph.net_g, graph.net_d, graph.net_vgg))
-    d_before = checkpoints.fetch(session, d_params)
-    vgg_before = checkpoints.fetch(session, vgg_params)
-    session.run(graph.g_optim_init, fed(graph, batch()))
-    assert_same_bits(d_before, checkpoints.fetch(session, d_params))
-    g_before = checkpoints.fetch(session, g_params)
-    session.run(graph.d_optim, fed(graph, batch()))
-    assert_same_bits(g_before, checkpoints.fetch(session, g_params))
-    d_after = checkpoints.fetch(session, d_params)
-    assert any(not np.array_equal(d_before[name], d_after[name]) for name in d_before)
-    session.run(graph.g_optim, fed(graph, batch()))
-    assert_same_bits(vgg_before, checkpoints.fetch(session, vgg_params))
+def test_each_optimiser_changes_its_networks_alone(started):
+    graph, session = started
+    networks = {"G": graph.net_g, "D": graph.net_d, "VGG19": graph.net_vgg}
+
+    def values():
+        return {name: checkpoints.fetch(session, net.all_params) for name, net in networks.items()}
+
+    for optimiser, changed in ((graph.g_optim_init, "G"), (graph.d_optim, "D"), (graph.g_optim, "GD")):
+        before = values()
+        session.run(optimiser, fed(graph, batch()))
+        for name, after in values().items():
+            if name in changed:
+                assert any(not np.array_equal(after[key], before[name][key]) for key in after)
+            else:
+                assert_same_bits(before[name], after)
 
 
-def test_losses_are_the_notes_formulas(session):
+def test_losses_are_the_notes_formulas_and_add_up(session):
     settings = ("LOSS.adversarial=0.5", "LOSS.vgg=0.25", "LOSS.mse=0.1", "LOSS.means=3.0", "LOSS.excess=0.2")
     graph = build(tiny(*settings), tf.float32)
     session.run(tf.compat.v1.global_variables_initializer())
     hr = batch()
-    values, mse = session.run([graph.g_losses, graph.mse_loss], fed(graph, hr))
+    fetches = [graph.net_g.outputs, graph.logits_real, graph.net_d_fake.outputs, graph.logits_fake]
+    fetches += [graph.vgg_target_emb.outputs, graph.vgg_predict_emb.outputs, graph.g_losses]
+    sr, real, fake_before, fake_after, hr_features, sr_features, values = session.run(fetches, fed(graph, hr))
+
+    def minus_log(probability):
+        return -np.log(np.float64(probability)).mean()
+
+    expected = {
+        "d_loss1": minus_log(1 / (1 + np.exp(-real))),
+        "d_loss2": minus_log(1 - fake_before),
+        "mse_loss": 0.1 * ((sr - (hr / 127.5 - 1)) ** 2).mean(),
+        "vgg_loss": 0.25 * ((sr_features - hr_features) ** 2).mean(),
+        "g_gan_loss": 0.5 * minus_log(1 / (1 + np.exp(-fake_after))),  # by the updated D
+    }
+    assert abs(fake_after - np.log(fake_before / (1 - fake_before))).max() > 1e-4
+    for name, value in expected.items():
+        assert values[name] == pytest.approx(value, rel=1e-4), name
     assert values["d_loss"] == pytest.approx(values["d_loss1"] + values["d_loss2"], rel=1e-6)
-    assert values["mse_loss"] == pytest.approx(0.1 * mse)
-    terms = ("mse_loss", "vgg_loss", "g_gan_loss", "means_loss", "excess_loss")  # what is logged adds up
+    terms = ("mse_loss", "vgg_loss", "g_gan_loss", "means_loss", "excess_loss")
     assert values["g_loss"] == pytest.approx(sum(values[name] for name in terms), rel=1e-6)
 
 
@@ -184,45 +267,10 @@ def test_features_are_compared_of_every_so_many_patches_of_a_batch(session):
     assert of_second == pytest.approx(whole, rel=1e-6)
 
 
-def test_cross_entropies_and_squared_error_by_hand(session):
-    logits = tf.constant([[0.0], [np.log(3.0)]])  # sigmoid 1/2 and 3/4
-    entropy = tl.cost.sigmoid_cross_entropy
-    real, fake = session.run([entropy(logits, tf.ones_like(logits)), entropy(logits, tf.zeros_like(logits))])
-    assert real == pytest.approx(-(np.log(1 / 2) + np.log(3 / 4)) / 2, rel=1e-6)
-    assert fake == pytest.approx(-(np.log(1 / 2) + np.log(1 / 4)) / 2, rel=1e-6)
-    a, b = tf.zeros([2, 3, 3, 3]), tf.fill([2, 3, 3, 3], 0.5)
-    assert session.run(tl.cost.mean_squared_error(a, b, is_mean=True)) == 0.25
-
-
-def test_means_loss_sees_colours_and_a_checkerboard_but_no_detail(session):
-    hr = np.zeros([2, 64, 64, 3], np.float32)
-    colour, checkerboard, detail = hr.copy(), hr.copy(), hr.copy()
-    colour[..., 2] = 0.5
-    checkerboard[:, :32, :32] = 0.5 * (-1.0) ** np.indices((32, 32)).sum(0)[:, :, None]  # a quarter of it
-    detail[:, ::4, 0::8], detail[:, 1::4, 0::8] = 0.5, -0.5  # the next cell has the contrary
-    detail[:, ::4, 4::8], detail[:, 1::4, 4::8] = -0.5, 0.5
-    results = session.run([losses.means_loss(sr, hr, 4) for sr in (colour, checkerboard, detail)])
-    assert results == pytest.approx([0.25 / 3, losses.CHECKERBOARD_WEIGHT * 0.25 / 4, 0.0], abs=1e-6)
-
-
-def test_means_loss_looks_for_a_checkerboard_where_hr_is_plain(session):
-    checkerboard = 0.01 * (-1.0) ** np.indices((16, 16)).sum(0)[None, :, :, None] * np.ones(3)
-    stripes = np.zeros([1, 16, 16, 3])
-    stripes[:, ::2], stripes[:, 1::2] = (
-        0.3 - np.sqrt(losses.FLAT_VARIANCE),
-        0.3 + np.sqrt(losses.FLAT_VARIANCE),
-    )
-    plain, half_plain = session.run(
-        [losses.means_loss(tf.constant(hr + checkerboard), hr, 4) for hr in (np.zeros_like(stripes), stripes)]
-    )
-    assert plain == pytest.approx(losses.CHECKERBOARD_WEIGHT * 0.01**2)
-    assert half_plain == pytest.approx(plain / 2)
-
-
 def test_means_loss_equals_the_formula_written_out(session):
     random = np.random.default_rng(0)
     hr, errors = (scale * random.standard_normal([2, 32, 48, 3]) for scale in (0.02, 0.1))
-    # picture, rows and columns of: windows of 16 px, cells in them, places in those; channel
+    # image, rows and columns of: windows of 16 px, cells in them, places in those; channel
     shape = [2, 2, 4, 4, 3, 4, 4, 3]
     in_hr, in_errors = hr.reshape(shape), errors.reshape(shape)
     cell_errors = in_errors.mean((3, 6), keepdims=True)
@@ -233,37 +281,13 @@ def test_means_loss_equals_the_formula_written_out(session):
     assert loss == pytest.approx((cell_errors**2).mean() + losses.CHECKERBOARD_WEIGHT * places)
 
 
-def test_excess_loss_sees_dots_where_hr_is_plain_and_no_texture_where_hr_has_some(session):
-    stripes = 0.1 * (-1.0) ** np.indices((32, 32)).sum(0)[None, :, :, None] * np.ones(3)
-    plain = np.zeros_like(stripes)
-    dot = plain.copy()
-    dot[:, 16, 16, 1] = 0.1
-    at_dot, elsewhere, weaker, stronger, shifted, too_strong = session.run(
-        [
-            losses.excess_loss(tf.constant(sr), tf.constant(hr))
-            for sr, hr in (
-                (dot, plain),
-                (plain, dot),
-                (0.5 * stripes, stripes),
-                (0.99 * np.sqrt(losses.FREE_VARIANCE_RATIO) * stripes, stripes),
-                (-stripes, stripes),
-                (4 * stripes, stripes),
-            )
-        ]
-    )
-    variance = 0.1**2 * (1 / 25 - 1 / 25**2) / 3  # in each of the 25 windows that hold it
-    assert at_dot == pytest.approx(25 / 32**2 * np.log(1 + variance / losses.FLAT_VARIANCE))
-    assert elsewhere == weaker == stronger == shifted == 0.0
-    assert too_strong > 1
-
-
 def test_excess_loss_equals_the_formula_written_out(session):
     random = np.random.default_rng(0)
     hr, sr = (scale * random.standard_normal([2, 9, 12, 3]) for scale in (0.02, 0.04))
     logs = []
     for row, column in np.ndindex(9, 12):
         window = np.s_[:, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3]
-        of_sr, of_hr = (picture[window].var((1, 2)).mean(-1) for picture in (sr, hr))
+        of_sr, of_hr = (image[window].var((1, 2)).mean(-1) for image in (sr, hr))
         logs.append(
             np.log(
                 (of_sr + losses.FLAT_VARIANCE) / (losses.FREE_VARIANCE_RATIO * of_hr + losses.FLAT_VARIANCE)
@@ -274,11 +298,9 @@ def test_excess_loss_equals_the_formula_written_out(session):
     assert loss == pytest.approx(np.maximum(logs, 0).mean())
 
 
-def test_moving_average_of_the_weights_is_between_start_and_end(session):
-    graph = build(tiny("TRAIN.ema_decay=0.5"), tf.float32)
-    session.run(tf.compat.v1.global_variables_initializer())
+def test_moving_average_of_the_weights_follows_its_formula(started):
+    graph, session = started
     name = "SRGAN_g/out/filters"
-    session.run(graph.average.reset)
     weight = next(p for p in graph.net_g.all_params if p.op.name == name)
     average = start = session.run(weight)
     for step in range(3):
@@ -298,50 +320,43 @@ def schedule(steps_per_epoch=10, **settings):
     )
 
 
-def test_learning_rate_of_the_note_drops_to_a_tenth_half_way_through_the_adversarial_phase():
-    plan = schedule(n_epoch_init=4, n_epoch=6)
-    rates = [plan.learning_rate(step) for step in (0, 19, 20, 39, 40, 69, 70, 99)]
-    assert rates == pytest.approx([1e-4] * 6 + [1e-5] * 2)
-
-
-def test_learning_rate_decays_every_so_many_epochs():
-    plan = schedule(n_epoch_init=0, n_epoch=4, decay_every=1, lr_decay=0.5)
-    rates = [plan.learning_rate(10 * epoch) for epoch in range(4)]
-    assert rates == pytest.approx([1e-4, 5e-5, 2.5e-5, 1.25e-5])
-
-
-def test_cosine_schedule_warms_up_and_ends_near_zero():
-    plan = schedule(n_epoch_init=10, lr_schedule="cosine", warmup_steps=4)
-    assert plan.learning_rate(0) == pytest.approx(1e-4 / 4)
-    assert plan.learning_rate(50) == pytest.approx(1e-4 / 2)
-    assert plan.learning_rate(99) < 1e-7
-
-
-def test_discriminator_may_learn_first_at_the_full_rate():
-    plan = schedule(n_epoch_init=1, n_epoch_d=1, n_epoch=1, warmup_steps=4)
-    rates = [plan.learning_rate(step) for step in range(10, 30)]
-    assert rates == pytest.approx([1e-4] * 10 + [0.25e-4, 0.5e-4, 0.75e-4] + [1e-4] * 7)
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        # the note's: pretraining keeps its rate, which drops to a tenth in the middle of adversarial training
+        ({"n_epoch_init": 4, "n_epoch": 6}, {0: 1, 19: 1, 20: 1, 39: 1, 40: 1, 69: 1, 70: 0.1, 99: 0.1}),
+        (
+            {"n_epoch_init": 2, "n_epoch": 3, "decay_every": 1, "lr_decay": 0.5},
+            {0: 1, 19: 1, 20: 1, 30: 0.5, 49: 0.25},
+        ),
+        ({"n_epoch_init": 10, "lr_schedule": "cosine", "warmup_steps": 4}, {0: 0.25, 50: 0.5, 99: 2.467e-4}),
+        (
+            {"n_epoch_init": 1, "n_epoch_d": 1, "n_epoch": 1, "warmup_steps": 4},
+            {0: 0.25, 9: 1, 10: 1, 19: 1, 20: 0.25, 21: 0.5, 22: 0.75, 23: 1},  # D alone at the full rate
+        ),
+    ],
+)
+def test_learning_rates_follow_the_settings(settings, rates):
+    plan = schedule(**settings)
+    found = {step: plan.learning_rate(step) / 1e-4 for step in rates}
+    assert found == pytest.approx(rates, rel=1e-3)
 
 
 def test_positions_number_phases_epochs_and_steps():
     plan = schedule(n_epoch_init=2, n_epoch_d=1, n_epoch=1)
-    assert plan.total_steps == 40
     assert [plan.phase_end(phase) for phase in (PRETRAIN, DISCRIMINATOR, ADVERSARIAL)] == [20, 30, 40]
     assert plan.position(0) == (PRETRAIN, 0, 0)
     assert plan.position(19) == (PRETRAIN, 1, 9)
     assert plan.position(20) == (DISCRIMINATOR, 0, 0)
     assert plan.position(30) == (ADVERSARIAL, 0, 0)
     assert plan.position(40) == (ADVERSARIAL, 1, 0)
-
-
-def test_without_adversarial_training_the_discriminator_does_not_learn_either():
-    assert schedule(n_epoch_init=2, n_epoch_d=3, n_epoch=0).total_steps == 20
+    assert schedule(n_epoch_init=2, n_epoch_d=3, n_epoch=0).total_steps == 20  # D does not learn for itself
 
 
 # --- Runs
 
 
-WHOLE = ("TRAIN.ema_decay=0.9", "TRAIN.n_epoch_d=1", "TRAIN.warmup_steps=4")
+WHOLE = ("TRAIN.ema_decay=0.9", "TRAIN.n_epoch_d=1", "TRAIN.warmup_steps=4", "LOSS.mse=0.1")
 
 
 @pytest.fixture(scope="module")
@@ -352,12 +367,7 @@ def whole_run(tmp_path_factory):
     return folder
 
 
-def log_lines(folder):
-    text = (folder / "checkpoint/train_log.jsonl").read_text()
-    return [json.loads(line) for line in text.splitlines()]
-
-
-def test_run_leaves_weights_samples_log_and_settings(whole_run):
+def test_run_writes_weights_samples_log_and_settings(whole_run):
     checkpoint = whole_run / "checkpoint"
     lines = log_lines(whole_run)
     assert [(line["phase"], line["epoch"], line["step"]) for line in lines] == [
@@ -368,14 +378,14 @@ def test_run_leaves_weights_samples_log_and_settings(whole_run):
         ("adversarial", 2, 15),
     ]
     cfg = tiny(*WHOLE)
-    plan = Schedule(cfg.TRAIN, steps_per_epoch=3)
-    assert [line["learning_rate"] for line in lines] == [
-        plan.learning_rate(step - 1) for step in (3, 6, 9, 12, 15)
-    ]
+    assert [line["learning_rate"] for line in lines] == pytest.approx([0.75e-3, 1e-3, 1e-3, 0.75e-3, 1e-4])
     alone = lines.pop(2)
     assert alone["d_loss"] > 0
     assert not {"mse_loss", "psnr_db"} & alone.keys()
     assert all(line["mse_loss"] > 0 and line["psnr_db"] > 0 for line in lines)
+    for line in lines[2:]:  # what is logged adds up, though LOSS.mse is 0.1
+        terms = line["mse_loss"] + line["vgg_loss"] + line["g_gan_loss"]
+        assert line["g_loss"] == pytest.approx(terms, rel=1e-6)
     for name, phase in (("g_srgan_init", "pretrain"), ("g_srgan", "adversarial")):
         arrays, meta = checkpoints.read_npz(checkpoint / f"{name}.npz")
         assert all(key.startswith("SRGAN_g/") for key in arrays)
@@ -384,9 +394,6 @@ def test_run_leaves_weights_samples_log_and_settings(whole_run):
         assert re.fullmatch("conv1_1 [0-9a-f]{12}", meta["facts"]["vgg_features"])
         assert meta["arguments"] == cfg.MODEL.generator
     assert make_config(file=str(checkpoint / "config.json")) == cfg
-    sheet = read_rgb(whole_run / "samples/srgan_gan/train_2.png")
-    assert sheet.shape[0] >= 4 * 16
-    assert sheet.shape[1] >= 4 * 16
     assert any((checkpoint / "tensorboard").iterdir())
     assert read_rgb(whole_run / "samples/learning_curve.png").std() > 1
 
@@ -399,68 +406,41 @@ def test_a_line_of_the_log_has_the_means_of_its_steps(tmp_path):
     assert whole["mse_loss"] == pytest.approx(np.mean([line["mse_loss"] for line in steps]), rel=1e-6)
 
 
-def test_weights_for_users_are_the_moving_average_where_there_is_one(whole_run):
-    state, _ = checkpoints.read_npz(whole_run / "checkpoint/srgan_state.npz")
-    weights, _ = checkpoints.read_npz(whole_run / "checkpoint/g_srgan.npz")
-    for name in ("SRGAN_g/out/filters", "SRGAN_g/n64s1/b/m/moving_mean"):
-        np.testing.assert_array_equal(weights[name], state[f"{name}/ExponentialMovingAverage"])
-        assert not np.array_equal(weights[name], state[name])
-
-
-def test_state_holds_the_step_and_every_slot_of_the_optimisers(whole_run):
+def test_state_holds_the_step_every_optimiser_slot_and_the_averages_that_users_get(whole_run):
     arrays, meta = checkpoints.read_npz(whole_run / "checkpoint/srgan_state.npz")
     assert meta["step"] == 15
     assert arrays["global_step"] == 12  # updates of G: three steps were of D alone
-    # Adam keeps two slots per trained variable, and each of the three optimisers two powers of beta
-    trained = {name for name in arrays if name.startswith("SRGAN_g/") and name.endswith("/out/biases")}
-    slots = [name for name in arrays if name.startswith("SRGAN_g/out/biases/")]
-    assert trained == {"SRGAN_g/out/biases"}
-    assert len(slots) == 2 + 2 + 1  # g_optim_init, g_optim, moving average
+    # two slots for each of Adam's two optimisers of G, and the moving average
+    assert len([name for name in arrays if name.startswith("SRGAN_g/out/biases/")]) == 2 + 2 + 1
     assert len([name for name in arrays if "beta1_power" in name]) == 3
     assert not any(name.startswith("VGG19/") for name in arrays)
+    weights, _ = checkpoints.read_npz(whole_run / "checkpoint/g_srgan.npz")
+    for name, array in weights.items():
+        np.testing.assert_array_equal(array, arrays[f"{name}/ExponentialMovingAverage"], err_msg=name)
+    assert not np.array_equal(weights["SRGAN_g/out/filters"], arrays["SRGAN_g/out/filters"])
 
 
-@pytest.fixture
-def run_until(tmp_path, monkeypatch):
-    """Runs in `tmp_path` and stops as by SIGTERM after so many steps."""
-    real_step = Run.step
-
-    def until(cfg, stop_after):
-        def step_with_stop(run, *results):
-            if run.step_number + 1 == stop_after:
-                run.signals.signal = 15
-            real_step(run, *results)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Run, "step", step_with_stop)
-            with pytest.raises(SystemExit) as stopped:
-                run_training(tmp_path, cfg)
-        assert stopped.value.code == 143
-
-    return until
-
-
-def test_stopped_and_continued_run_ends_with_the_same_bits(whole_run, tmp_path, run_until):
+def test_stopped_and_continued_run_ends_with_the_same_bits(whole_run, tmp_path):
     """Stops within pretraining, at the border of the phases, while D learns alone, and after that."""
     for stop_after in (2, 6, 8, 11):
-        run_until(tiny(*WHOLE), stop_after)
+        run_until(tmp_path, tiny(*WHOLE), stop_after)
         state, meta = checkpoints.read_npz(tmp_path / "checkpoint/srgan_state.npz")
         assert meta["step"] == stop_after
         assert state["global_step"] == stop_after - min(3, max(0, stop_after - 6))  # D learns alone in 7 to 9
     run_training(tmp_path, tiny(*WHOLE))
 
     assert_same_bits(arrays_of(whole_run), arrays_of(tmp_path))
-    logs = log_lines(whole_run), log_lines(tmp_path)
+    logs = log_lines(whole_run), log_lines(tmp_path)  # their means are of all steps of an epoch
     for line in logs[0] + logs[1]:
         del line["seconds"]
     assert logs[0] == logs[1]
 
 
-def test_a_stop_leaves_the_weights_of_its_step_and_no_numbered_ones(tmp_path, run_until):
+def test_a_stop_writes_the_weights_of_its_step_and_no_numbered_ones(tmp_path):
     cfg = tiny("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=2", "TRAIN.save_every=100", "TRAIN.keep_weights=1")
     folder = tmp_path / "checkpoint"
     for stop_after, file in ((2, "g_srgan_init.npz"), (5, "g_srgan.npz"), (8, "g_srgan.npz")):
-        run_until(cfg, stop_after)
+        run_until(tmp_path, cfg, stop_after)
         state, _ = checkpoints.read_npz(folder / "srgan_state.npz")
         for path in (folder / file, *([folder / "d_srgan.npz"] if stop_after > 3 else [])):
             weights, meta = checkpoints.read_npz(path)
@@ -469,9 +449,9 @@ def test_a_stop_leaves_the_weights_of_its_step_and_no_numbered_ones(tmp_path, ru
     assert sorted(path.name for path in folder.glob("g_*_1.npz")) == ["g_srgan_init_1.npz"]
 
 
-def test_a_stop_at_the_end_of_an_epoch_leaves_what_an_epoch_leaves(tmp_path, run_until):
+def test_a_stop_at_the_end_of_an_epoch_writes_what_an_epoch_writes(tmp_path):
     cfg = tiny("TRAIN.n_epoch=0", "TRAIN.save_every=1", "TRAIN.keep_weights=1")
-    run_until(cfg, 3)
+    run_until(tmp_path, cfg, 3)
     assert checkpoints.read_meta(tmp_path / "checkpoint/srgan_state.npz")["step"] == 3
     run_training(tmp_path, cfg)
     assert (tmp_path / "checkpoint/g_srgan_init_1.npz").exists()
@@ -485,23 +465,21 @@ def pretrained_run(tmp_path_factory):
     return folder
 
 
-def test_other_settings_are_refused_until_restart(pretrained_run, tmp_path):
+def test_other_settings_are_refused_unless_they_do_not_touch_the_numbers(pretrained_run, tmp_path, caplog):
     shutil.copytree(pretrained_run, tmp_path, dirs_exist_ok=True)
     other = tiny("TRAIN.n_epoch=0", "TRAIN.seed=1")
     with pytest.raises(UserError, match=r"TRAIN.seed was 0, is 1.*--restart"):
         run_training(tmp_path, other)
-    assert_same_bits(arrays_of(pretrained_run), arrays_of(tmp_path))
-    run_training(tmp_path, other, restart=True)
-    key = "g_srgan_init.npz:SRGAN_g/out/filters"
-    assert not np.array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
-
-
-def test_settings_that_do_not_touch_the_numbers_may_change(pretrained_run, tmp_path, caplog):
-    shutil.copytree(pretrained_run, tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UserError, match=r"absent\.npz"):  # before the run is archived
+        run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.init_weights=absent.npz"), restart=True)
     caplog.set_level("INFO")
     run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.save_every=3", "RUNTIME.intra_op_threads=1"))
     assert "is finished" in caplog.text
     assert_same_bits(arrays_of(pretrained_run), arrays_of(tmp_path))
+    assert not any("SRGAN_d" in name or "VGG19" in name for name in arrays_of(tmp_path))
+    run_training(tmp_path, other, restart=True)
+    key = "g_srgan_init.npz:SRGAN_g/out/filters"
+    assert not np.array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
 
 
 def test_finished_run_may_be_made_longer(pretrained_run, tmp_path):
@@ -518,7 +496,7 @@ def test_finished_run_may_be_made_longer(pretrained_run, tmp_path):
     assert_same_bits(arrays_of(at_once), arrays_of(longer))
 
 
-def test_moving_average_starts_from_init_weights_and_counts_updates_of_g(pretrained_run, tmp_path):
+def test_moving_average_starts_from_init_weights(pretrained_run, tmp_path):
     """Three steps of D alone and two of G at rate 0 leave the weights, and so their average."""
     path = pretrained_run / "checkpoint/g_srgan_init.npz"
     settings = ("TRAIN.n_epoch_init=0", "TRAIN.n_epoch_d=1", "TRAIN.n_epoch=1", "TRAIN.lr_init=0.0")
@@ -538,24 +516,9 @@ def test_restart_starts_from_init_weights(pretrained_run, tmp_path):
     np.testing.assert_array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
 
 
-def test_refused_restart_keeps_the_run(pretrained_run, tmp_path):
-    shutil.copytree(pretrained_run, tmp_path, dirs_exist_ok=True)
-    with pytest.raises(UserError, match=r"absent\.npz"):
-        run_training(tmp_path, tiny("TRAIN.n_epoch=0", "TRAIN.init_weights=absent.npz"), restart=True)
-    assert_same_bits(arrays_of(pretrained_run), arrays_of(tmp_path))
-
-
-def test_training_can_start_from_weights(pretrained_run, tmp_path):
-    path = pretrained_run / "checkpoint/g_srgan_init.npz"
-    frozen = ("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=0", "TRAIN.lr_init=0.0")
-    run_training(tmp_path, tiny(*frozen, f"TRAIN.init_weights={path}"))
-    key = "g_srgan_init.npz:SRGAN_g/out/filters"
-    np.testing.assert_array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
-
-
-@pytest.mark.parametrize(("scale", "patch", "fitting"), [(2, 16, 21), (3, 18, 19), (8, 16, 23)])
+@pytest.mark.parametrize(("scale", "patch", "fitting"), [(3, 18, 19), (8, 16, 23)])
 def test_another_scale_starts_from_the_trunk_and_resumes(
-    pretrained_run, tmp_path, run_until, caplog, scale, patch, fitting
+    pretrained_run, tmp_path, caplog, scale, patch, fitting
 ):
     """A network of 23 arrays, two of them for each convolution before a pixel shuffle."""
     caplog.set_level("INFO")
@@ -565,7 +528,7 @@ def test_another_scale_starts_from_the_trunk_and_resumes(
         *(f"MODEL.generator.scale={scale}", f"TRAIN.hr_patch_size={patch}", f"TRAIN.init_weights={path}"),
         *("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1", "TRAIN.degradation=photo", "TRAIN.lr_init=0.0"),
     )
-    run_until(cfg, 2)
+    run_until(tmp_path, cfg, 2)
     run_training(tmp_path, cfg)
     assert f"which is of scale 4: {fitting} of its 23 arrays fit" in caplog.text
     arrays, meta = checkpoints.read_npz(tmp_path / "checkpoint/g_srgan.npz")
@@ -585,15 +548,3 @@ def test_weights_to_start_from_are_not_needed_to_go_on(pretrained_run, tmp_path)
     Path(weights).unlink()
     run_training(tmp_path, tiny(*settings, "TRAIN.n_epoch_init=3"))
     assert [line["step"] for line in log_lines(tmp_path)] == [3, 6, 9]
-
-
-def test_state_without_adversarial_epochs_has_no_discriminator(pretrained_run):
-    names = {name.partition("/")[0] for name in arrays_of(pretrained_run)}
-    assert not any("SRGAN_d" in name or "VGG19" in name for name in names)
-
-
-def test_a_run_without_epochs_is_finished_at_once(tmp_path, caplog):
-    caplog.set_level("INFO")
-    run_training(tmp_path, tiny("TRAIN.n_epoch_init=0", "TRAIN.n_epoch=0"))
-    assert caplog.messages[-1] == "Finished"
-    assert not list((tmp_path / "checkpoint").glob("g_srgan*"))

@@ -1,4 +1,4 @@
-"""Validation picture, benchmark, and which weights are used."""
+"""Validation image, benchmark, and which weights are used."""
 
 import csv
 import json
@@ -30,40 +30,43 @@ def test_weights_are_the_named_then_the_runs_then_the_programs(folder, monkeypat
     monkeypatch.setattr(checkpoints, "PRETRAINED_DIR", folder / "pretrained")
     with pytest.raises(UserError, match=r"--mode=srgan first"):
         evaluate.find_weights(None, None)
-    order = [
-        folder / "pretrained/g_srresnet.npz",
-        folder / "pretrained/g_srgan.npz",
-        folder / "checkpoint/g_srgan_init.npz",
-        folder / "checkpoint/g_srgan.npz",
-    ]
     (folder / "pretrained").mkdir()
-    for path in order:
-        path.touch()
-        assert evaluate.find_weights(None, None).resolve() == path
+    for name in (
+        "pretrained/g_srresnet",
+        "pretrained/g_srgan",
+        "checkpoint/g_srgan_init",
+        "checkpoint/g_srgan",
+    ):
+        (folder / f"{name}.npz").touch()
+        assert evaluate.find_weights(None, None).resolve() == folder / f"{name}.npz"
     assert str(evaluate.find_weights("named.npz", folder / "checkpoint")) == "named.npz"
-
-
-def test_a_run_that_was_named_is_not_replaced_by_the_programs_weights(folder):
-    with pytest.raises(UserError, match="there are no weights in chekpoint"):
+    with pytest.raises(UserError, match="there are no weights in chekpoint"):  # the program's do not stand in
         evaluate.find_weights(None, Path("chekpoint"))
 
 
-def test_validation_pictures_and_scores(folder, caplog):
-    write_weights(folder / "checkpoint/g_srgan.npz", NETWORKS["tensorlayer"])
+@pytest.mark.parametrize(("phase", "label"), [("pretrain", "SRResNet"), ("adversarial", "SRGAN")])
+def test_validation_images_and_scores(folder, caplog, phase, label):
+    write_weights(folder / "checkpoint/g_srgan.npz", NETWORKS["tensorlayer"], phase=phase)
     assert main.main(["--mode=evaluate"]) == 0
-    output = caplog.text
     names = ("gen", "lr", "hr", "bicubic", "compare")
     files = {name: read_rgb(folder / f"samples/evaluate/valid_{name}.png") for name in names}
-    hr = validation_photo()
+    hr, lr = validation_photo(), files["lr"]
     np.testing.assert_array_equal(files["hr"], hr)
-    np.testing.assert_array_equal(files["lr"], bicubic.downsample(hr, 4))
-    np.testing.assert_array_equal(files["bicubic"], bicubic.upsample(files["lr"], 4))
-    assert files["gen"].shape == hr.shape
-    assert files["compare"].shape[1] >= 4 * hr.shape[1]
-    for picture in (files["bicubic"], files["gen"]):
-        assert f"{metrics.psnr_y(picture, hr, 4):.2f} dB" in output
-        assert f"{metrics.ssim_y(picture, hr, 4):.4f}" in output
-    assert "checkpoint/g_srgan.npz (recipe test, 1 steps)" in output
+    np.testing.assert_array_equal(lr, bicubic.downsample(hr, 4))
+    np.testing.assert_array_equal(files["bicubic"], bicubic.upsample(lr, 4))
+    assert files["gen"].shape == hr.shape == (512, 512, 3)
+    compare = files["compare"]  # captions above four images
+    for image in (hr, files["bicubic"], files["gen"], lr.repeat(4, 0).repeat(4, 1)):
+        assert any(
+            np.array_equal(compare[-512:, left : left + 512], image)
+            for left in range(compare.shape[1] - 511)
+            if np.array_equal(compare[-1, left], image[-1, 0])
+        )
+    for name, image in (("bicubic", files["bicubic"]), (label, files["gen"])):
+        scores = rf"{metrics.psnr_y(image, hr, 4):.2f} dB +SSIM {metrics.ssim_y(image, hr, 4):.4f}"
+        assert re.search(rf"  {name} +{scores}$", caplog.text, re.MULTILINE)
+    assert "checkpoint/g_srgan.npz (recipe test, 1 steps)" in caplog.text
+    assert "Upscaling on CPU" in caplog.text
 
 
 def test_benchmark_writes_the_table_it_prints(folder, caplog):
@@ -136,17 +139,6 @@ def test_the_scale_comes_from_the_weights(folder, scale, caplog):
     np.testing.assert_array_equal(valid[0], bicubic.downsample(valid[2], scale))
 
 
-def test_own_pictures_go_through_the_network(folder):
-    weights = write_weights(folder / "weights.npz", NETWORKS["tensorlayer"])
-    photo = validation_photo()[:21, :33]
-    write_rgb(folder / "in/deep/a.png", photo)
-    arguments = ["--mode=evaluate", "--input", "in", "--output", "out", "--weights", str(weights)]
-    assert main.main(arguments) == 0
-    assert read_rgb(folder / "out/deep/a_x4.png").shape == (84, 132, 3)
-    assert main.main([*arguments, "--outscale", "2", "--self-ensemble"]) == 0
-    assert read_rgb(folder / "out/deep/a_x2.png").shape == (42, 66, 3)
-
-
 # --- Benchmark sets
 
 
@@ -169,7 +161,13 @@ def table(output):
     return json.loads((output / "benchmark.json").read_text())
 
 
-def test_a_folder_of_sets_is_its_sets(tmp_path):
+def rows_of(folder, upscale=nearest, output="out"):
+    """The rows of the benchmark of `folder / "set"`."""
+    evaluate.benchmark(upscale, 4, [folder / "set"], folder / output)
+    return table(folder / output)["images"]
+
+
+def test_a_folder_of_sets_is_its_sets_and_one_image_is_a_set(tmp_path):
     make_set(tmp_path / "sets/A")
     make_set(tmp_path / "sets/B", seed=5)
     evaluate.benchmark(nearest, 4, [tmp_path / "sets"], tmp_path / "out")
@@ -178,13 +176,18 @@ def test_a_folder_of_sets_is_its_sets(tmp_path):
     hr = noise(24, 28, 5)
     expected = metrics.psnr_y(nearest(bicubic.downsample(hr, 4)), hr, 4)
     assert rows[2]["psnr_db"] == pytest.approx(expected)
+    write_rgb(tmp_path / "a.png", hr)
+    assert evaluate.benchmark(nearest, 4, [tmp_path / "a.png"], tmp_path / "one") == 0
+    assert [row["psnr_db"] for row in table(tmp_path / "one")["images"]] == pytest.approx([expected])
+    with pytest.raises(UserError, match="there is no file or folder"):
+        evaluate.benchmark(nearest, 4, [tmp_path / "b.png"], tmp_path / "out")
 
 
 def test_hr_and_lr_of_one_folder_are_pairs_by_their_names(tmp_path):
     lr = noise(6, 7, 3)
     write_rgb(tmp_path / "set/a_HR.png", noise(24, 28))
     write_rgb(tmp_path / "set/a_LR.png", lr)
-    write_rgb(tmp_path / "set/b_LR.png", noise(24, 28))  # without its HR it is a picture like others
+    write_rgb(tmp_path / "set/b_LR.png", noise(24, 28))  # without its HR it is a image like others
     pairs = evaluate.pairs(tmp_path / "set", 4, tmp_path / "out")
     assert [(name, lr_path and lr_path.name) for name, _, lr_path in pairs] == [
         ("a_HR", "a_LR.png"),
@@ -192,28 +195,20 @@ def test_hr_and_lr_of_one_folder_are_pairs_by_their_names(tmp_path):
     ]
 
 
-def test_results_beside_the_set_are_not_scored_in_the_next_run(tmp_path):
+def test_results_within_the_set_are_not_scored_in_the_next_run(tmp_path):
     write_rgb(tmp_path / "set/a.png", noise(24, 28))
-    output = tmp_path / "set/out"
     for _ in range(2):
-        evaluate.benchmark(nearest, 4, [tmp_path / "set"], output)
-        assert [row["image"] for row in table(output)["images"]] == ["a"]
+        assert [row["image"] for row in rows_of(tmp_path, output="set/out")] == ["a"]
 
 
-def test_pictures_of_one_stem_have_results_of_their_own(tmp_path):
-    for name in ("a.png", "a.bmp", "below/a.png"):
-        write_rgb(tmp_path / "set" / name, noise(24, 28))
-    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
-    assert len({row["image"] for row in table(tmp_path / "out")["images"]}) == 3
+def test_images_of_similar_names_have_separate_results(tmp_path):
+    names = ("a.png", "a.bmp", "below/a.png", "below_a.png")
+    for seed, name in enumerate(names):
+        write_rgb(tmp_path / "set" / name, noise(24, 28, seed))
+    assert len({row["image"] for row in rows_of(tmp_path)}) == len(names)
     results = [path for path in (tmp_path / "out/set").rglob("*") if path.is_file()]
-    assert len(results) == 3
-
-
-def test_a_name_with_a_slash_is_no_name_with_an_underscore(tmp_path):
-    write_rgb(tmp_path / "set/a/b.png", noise(24, 28))
-    write_rgb(tmp_path / "set/a_b.png", noise(24, 28, 1))
-    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
-    for name, seed in (("a/b", 0), ("a_b", 1)):
+    assert len(results) == len(names)
+    for seed, name in ((2, "below/a"), (3, "below_a")):
         expected = nearest(bicubic.downsample(noise(24, 28, seed), 4))
         np.testing.assert_array_equal(read_rgb(tmp_path / f"out/set/{name}_x4.png"), expected)
 
@@ -224,14 +219,6 @@ def test_a_broken_image_does_not_stop_the_others(tmp_path, caplog):
     assert evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out") == 1
     assert [row["image"] for row in table(tmp_path / "out")["images"]] == ["1"]
     assert "left out: cannot read" in caplog.text and "0.png" in caplog.text
-
-
-def test_one_image_is_a_set(tmp_path):
-    write_rgb(tmp_path / "a.png", noise(24, 28))
-    assert evaluate.benchmark(nearest, 4, [tmp_path / "a.png"], tmp_path / "out") == 0
-    assert [row["image"] for row in table(tmp_path / "out")["images"]] == ["a"]
-    with pytest.raises(UserError, match="there is no file or folder"):
-        evaluate.benchmark(nearest, 4, [tmp_path / "b.png"], tmp_path / "out")
 
 
 def test_lr_may_be_called_as_in_div2k_and_have_sides_rounded_up(tmp_path):
@@ -256,19 +243,18 @@ def test_sets_of_one_name_are_refused_and_a_parent_has_its_own_name(tmp_path, mo
     assert [path.name for path in (tmp_path / "out").iterdir() if path.is_dir()] == ["Set5"]
 
 
-def test_small_pictures_are_left_out_and_lose_no_table(tmp_path, caplog):
+def test_small_images_are_left_out_of_the_table(tmp_path, caplog):
     write_rgb(tmp_path / "set/a.png", noise(24, 28))
     write_rgb(tmp_path / "set/b.png", noise(18, 28))
     write_rgb(tmp_path / "set/c.png", noise(3, 3))
-    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
-    assert [row["image"] for row in table(tmp_path / "out")["images"]] == ["a"]
+    assert [row["image"] for row in rows_of(tmp_path)] == ["a"]
     assert all(f"{name}.png has sides below 19 px" in caplog.text for name in "bc")
     (tmp_path / "set/a.png").unlink()
     with pytest.raises(UserError, match=r"no image could be scored .*sides below 19 px"):
         evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
 
 
-def test_a_flat_picture_leaves_json_that_others_can_read(tmp_path):
+def test_infinite_psnr_is_null_in_json(tmp_path):
     write_rgb(tmp_path / "set/a.png", np.full((24, 28, 3), 7, np.uint8))
     evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
 
@@ -281,16 +267,15 @@ def test_a_flat_picture_leaves_json_that_others_can_read(tmp_path):
         assert next(csv.DictReader(file))["psnr_db"] == "inf"
 
 
-def test_a_name_that_is_no_utf8_loses_nothing(tmp_path):
+def test_names_that_are_not_utf8_are_scored(tmp_path):
     name = b"caf\xe9.png"
     (tmp_path / "set").mkdir()
     write_rgb(tmp_path / "a.png", noise(24, 28))
     (tmp_path / "a.png").rename(tmp_path / "set" / os.fsdecode(name))
-    evaluate.benchmark(nearest, 4, [tmp_path / "set"], tmp_path / "out")
-    assert table(tmp_path / "out")["images"][0]["image"] == "caf\N{REPLACEMENT CHARACTER}"
+    assert rows_of(tmp_path)[0]["image"] == "caf\N{REPLACEMENT CHARACTER}"
 
 
-def test_rows_are_there_when_a_run_is_stopped(tmp_path):
+def test_a_stopped_benchmark_keeps_its_rows(tmp_path):
     make_set(tmp_path / "set", 3)
     calls = []
 
@@ -305,20 +290,22 @@ def test_rows_are_there_when_a_run_is_stopped(tmp_path):
     assert len(table(tmp_path / "out")["images"]) == 2
 
 
-def test_options_reach_the_pictures(folder):
+def test_images_of_a_folder_are_upscaled_as_the_options_say(folder):
     write_weights(folder / "checkpoint/g_srgan.npz", NETWORKS["tensorlayer"])
-    write_rgb(folder / "a.png", noise(5, 6))
-    arguments = ["--mode=evaluate", "--input", "a.png", "--output", "out"]
-    assert main.main([*arguments, "--format", "bmp", "--outscale", "2"]) == 0
-    assert read_rgb(folder / "out/a.png_x2.bmp").shape == (10, 12, 3)
-    (folder / "out/a.png_x2.bmp").write_bytes(b"old")
-    assert main.main([*arguments, "--format", "bmp", "--outscale", "2"]) == 0
-    assert (folder / "out/a.png_x2.bmp").read_bytes() == b"old"
-    assert main.main([*arguments, "--format", "bmp", "--outscale", "2", "--overwrite"]) == 0
-    assert read_rgb(folder / "out/a.png_x2.bmp").shape == (10, 12, 3)
+    write_rgb(folder / "in/deep/a.png", noise(5, 6))
+    arguments = ["--mode=evaluate", "--input", "in", "--output", "out", "--format", "bmp"]
+    assert main.main(arguments) == 0
+    assert read_rgb(folder / "out/deep/a.png_x4.bmp").shape == (20, 24, 3)
+    arguments += ["--outscale", "2", "--self-ensemble"]
+    assert main.main([*arguments, "--overwrite"]) == 0
+    result = folder / "out/deep/a.png_x2.bmp"
+    assert read_rgb(result).shape == (10, 12, 3)
+    result.write_bytes(b"old")
+    assert main.main(arguments) == 0 and result.read_bytes() == b"old"
+    assert main.main([*arguments, "--overwrite"]) == 0 and read_rgb(result).shape == (10, 12, 3)
 
 
-def test_other_weights_do_not_find_their_work_done(folder, capfd):
+def test_results_of_other_weights_or_options_are_refused(folder, capfd):
     for seed in (0, 1):
         write_weights(folder / f"{seed}.npz", NETWORKS["tensorlayer"], seed)
     write_rgb(folder / "a.png", noise(5, 6))
@@ -328,12 +315,3 @@ def test_other_weights_do_not_find_their_work_done(folder, capfd):
     assert main.main([*arguments, "1.npz"]) == 2
     assert "made with other weights or options" in capfd.readouterr().err
     assert main.main([*arguments, "0.npz"]) == 0
-
-
-def test_scores_are_labelled_by_what_the_weights_are(folder, caplog):
-    for phase, name in (("pretrain", "SRResNet"), ("adversarial", "SRGAN")):
-        write_weights(folder / "w.npz", NETWORKS["tensorlayer"], phase=phase)
-        caplog.clear()
-        assert main.main(["--mode=evaluate", "--weights", "w.npz"]) == 0
-        assert re.search(rf"  {name} +\d", caplog.text)
-        assert "Upscaling on CPU" in caplog.text

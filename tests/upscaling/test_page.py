@@ -1,4 +1,4 @@
-"""The page: what it refuses, and, in a real browser, what one gets from it."""
+"""The page: refusals, and results in a real browser."""
 
 import json
 import os
@@ -22,6 +22,7 @@ from test_upscaler import NETWORKS, SETTINGS, picture, write_weights
 
 from common.errors import UserError
 from images.files import read_rgb, write_rgb
+from images.photos import validation_photo
 from tf1 import checkpoints
 from upscaling import page as page_module
 from upscaling.page import Page, preview
@@ -43,24 +44,28 @@ def enlarge(page, source, outscale=4.0, name=None, share=0.0):
     return page.enlarge(source, name or own, share, outscale, work, lambda done: None)
 
 
-def test_the_result_is_the_command_lines_in_the_format_it_came_in(page, tmp_path):
-    write_rgb(tmp_path / "photo.png", picture(9, 14))
-    (cubic, shown), file = enlarge(page, tmp_path / "photo.png")
+def test_the_result_is_the_command_lines_in_the_same_format_and_folder(page, tmp_path):
     arrays, meta = load_generator(tmp_path / "own.npz")
     with Upscaler(arrays, meta["arguments"], SETTINGS) as upscaler:
-        np.testing.assert_array_equal(read_rgb(file), upscaler(picture(9, 14)))
-    assert file.name == "photo_x4.png" and cubic.shape == shown.shape == (36, 56, 3)
+        expected = upscaler(picture(9, 14))
+    for name in ("photo", "..;'\"&$(x)", "ä ö", "-rf"):
+        write_rgb(tmp_path / f"{name}.png", picture(9, 14))
+        (cubic, shown), file = enlarge(page, tmp_path / f"{name}.png")
+        np.testing.assert_array_equal(read_rgb(file), expected)
+        assert file.parent == tmp_path / "work" and cubic.shape == shown.shape == (36, 56, 3)
+    assert (tmp_path / "work/photo_x4.png").is_file()
     _, file = enlarge(page, tmp_path / "photo.png", outscale=2.5)
     assert file.name == "photo_x2.5.png" and read_rgb(file).shape == (22, 35, 3)
 
 
-def test_the_weights_of_the_command_line_are_offered_first(page, tmp_path):
+def test_the_weights_of_the_command_line_are_offered_once_and_first(page, tmp_path):
     assert list(page.weights) == [str(tmp_path / "own.npz"), *page_module.OURS]
-
-
-def test_shipped_weights_of_the_command_line_are_not_offered_twice():
-    page = Page(SETTINGS, checkpoints.locate("srresnet"))
-    assert page.default == "SRResNet: nearest on average" and sorted(page.weights) == sorted(page_module.OURS)
+    shipped = Page(SETTINGS, checkpoints.locate("srresnet"))
+    assert shipped.default == "SRResNet: nearest on average"
+    assert sorted(shipped.weights) == sorted(page_module.OURS)
+    (tmp_path / "no.npz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"no\.npz"):
+        Page(SETTINGS, tmp_path / "no.npz")
 
 
 def test_jpeg_and_lossy_webp_get_the_weights_for_photographs(tmp_path):
@@ -77,12 +82,6 @@ def test_jpeg_and_lossy_webp_get_the_weights_for_photographs(tmp_path):
         image.save(tmp_path / name, **options)
         assert page.choose(page_module.AUTOMATIC, tmp_path / name) == expected
         assert page.choose(srresnet, tmp_path / name) == srresnet  # unless told otherwise
-
-
-def test_wrong_weights_are_refused_at_the_start(tmp_path):
-    (tmp_path / "no.npz").write_bytes(b"")
-    with pytest.raises(UserError, match=r"no\.npz"):
-        Page(SETTINGS, tmp_path / "no.npz")
 
 
 def test_sessions_of_weights_no_longer_in_use_are_closed(page):
@@ -102,37 +101,25 @@ def declared(side):
     return b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", zlib.crc32(header[4:]))
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
+def test_hostile_uploads_are_refused_in_a_sentence_and_leave_no_file(page, tmp_path):
+    for name, content in (
         ("big.png", declared(30000)),
         ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>"),
         ("page.png", b"<html><script>alert(1)</script></html>"),
         ("empty.jpg", b""),
-    ],
-)
-def test_hostile_uploads_are_refused_in_a_sentence_and_leave_nothing(page, tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(name)):
-        enlarge(page, tmp_path / name)
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=re.escape(name)):
+            enlarge(page, tmp_path / name)
     assert list((tmp_path / "work").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [{"name": "../own.npz"}, {"share": 2.0}, {"share": float("nan")}, {"outscale": 1e6}, {"outscale": 0}],
-)
-def test_values_outside_the_forms_own_are_refused(page, tmp_path, request_):
+def test_values_that_the_form_does_not_offer_are_refused(page, tmp_path):
     write_rgb(tmp_path / "photo.png", picture(4, 4))
-    with pytest.raises(UserError, match="choose weights from the list"):
-        enlarge(page, tmp_path / "photo.png", **request_)
-
-
-@pytest.mark.parametrize("name", ["..;'\"&$(x).png", "ä ö.png", "-rf.png"])
-def test_strange_names_stay_names(page, tmp_path, name):
-    write_rgb(tmp_path / name, picture(1, 1))
-    _, file = enlarge(page, tmp_path / name)
-    assert file.parent == tmp_path / "work" and read_rgb(file).shape == (4, 4, 3)
+    bad = [{"name": "../own.npz"}, {"share": 2.0}, {"share": np.nan}, {"outscale": 1e6}, {"outscale": 0}]
+    for values in bad:
+        with pytest.raises(UserError, match="choose weights from the list"):
+            enlarge(page, tmp_path / "photo.png", **values)
 
 
 def test_previews_are_bounded():
@@ -245,8 +232,8 @@ def opened(browser, address, width, height):
     return tab
 
 
-def test_in_a_browser_a_picture_goes_in_and_the_command_lines_comes_out(browser, address, tmp_path):
-    write_rgb(tmp_path / "photo.png", read_rgb(_example())[:60, :80])
+def test_the_browser_gets_the_command_lines_result(browser, address, tmp_path):
+    write_rgb(tmp_path / "photo.png", validation_photo()[:60, :80])
     tab = opened(browser, address, 1280, 900)
     tab.set_input_files("#image input[type=file]", str(tmp_path / "photo.png"))
     tab.get_by_text("photo.png").first.wait_for()
@@ -258,7 +245,7 @@ def test_in_a_browser_a_picture_goes_in_and_the_command_lines_comes_out(browser,
         link.click()
     download.value.save_as(tmp_path / "page.png")
     assert download.value.suggested_filename == "photo_x4.png"
-    command = [sys.executable, "main.py", "--mode=evaluate", "--weights", _shipped(), "--input"]
+    command = [sys.executable, "main.py", "--mode=evaluate", "--weights", "srgan", "--input"]
     command += [str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert (tmp_path / "page.png").read_bytes() == (tmp_path / "out/photo_x4.png").read_bytes()
@@ -274,11 +261,11 @@ def test_in_a_browser_a_picture_goes_in_and_the_command_lines_comes_out(browser,
     assert compare.screenshot() != before
     if screenshot := os.environ.get("SCREENSHOT"):
         tab.screenshot(path=screenshot)
-    foreign = [url for url in tab.asked if not url.startswith((address, "data:", "blob:"))]
-    assert foreign == []
+    outbound = [url for url in tab.asked if not url.startswith((address, "data:", "blob:"))]
+    assert outbound == []
 
 
-def test_in_a_browser_a_broken_picture_is_a_sentence(browser, address, tmp_path):
+def test_the_browser_shows_a_sentence_for_a_broken_image(browser, address, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"<html>")
     tab = opened(browser, address, 1280, 900)
     tab.set_input_files("#image input[type=file]", str(tmp_path / "broken.png"))
@@ -288,7 +275,7 @@ def test_in_a_browser_a_broken_picture_is_a_sentence(browser, address, tmp_path)
     assert str(tmp_path) not in tab.content()
 
 
-def test_it_fits_a_phone_and_works_by_keyboard(browser, address):
+def test_the_page_fits_a_phone_and_works_by_keyboard(browser, address):
     tab = opened(browser, address, 390, 844)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     seen = set()
@@ -296,13 +283,3 @@ def test_it_fits_a_phone_and_works_by_keyboard(browser, address):
         tab.keyboard.press("Tab")
         seen.add(tab.evaluate("document.activeElement.closest('#image, #weights, #go')?.id"))
     assert {"image", "weights", "go"} <= seen
-
-
-def _example():
-    from images.photos import SAMPLE_FILES, packaged
-
-    return packaged(*next(iter(SAMPLE_FILES.values())))
-
-
-def _shipped():
-    return str(checkpoints.locate("srgan").absolute())

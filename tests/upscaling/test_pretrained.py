@@ -55,15 +55,15 @@ def test_demo_recipe_can_start_from_them():
 def unseen():
     """HR, and SR of both networks, of a part of the validation photo."""
     hr = validation_photo()[:200, 120:320]
-    pictures = {"HR": hr}
+    images = {"HR": hr}
     for file in FILES:
         arrays, meta = load_generator(file)
         with Upscaler(arrays, meta["arguments"], make_config().RUNTIME) as upscaler:
-            pictures[file.stem] = upscaler(bicubic.downsample(hr, 4))
-    return pictures
+            images[file.stem] = upscaler(bicubic.downsample(hr, 4))
+    return images
 
 
-def test_srresnet_beats_bicubic_on_a_picture_it_has_not_seen(unseen):
+def test_srresnet_beats_bicubic_on_an_unseen_image(unseen):
     hr = unseen["HR"]
     of_bicubic = metrics.psnr_y(bicubic.upsample(bicubic.downsample(hr, 4), 4), hr, 4)
     assert metrics.psnr_y(unseen["g_srresnet"], hr, 4) > of_bicubic + 0.5

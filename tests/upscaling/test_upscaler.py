@@ -1,6 +1,7 @@
 """The inference graph and the tile engine."""
 
 import itertools
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -59,35 +60,27 @@ def upscaler(request):
         yield upscaler
 
 
-def stages_of(upscaler):
-    """Of 8-bit pictures."""
-    return upscaler.engine._stages_for(np.uint8)
+# so many filters that small images are cut into tiles where there is 1 MB of memory
+WIDE = {name: {**arguments, "num_filters": 16} for name, arguments in (NETWORKS | SCALED).items()}
 
 
-@pytest.fixture
-def small_tiles(upscaler, monkeypatch):
-    def set_tiles(trunk_px, head_px):
-        monkeypatch.setattr(upscaler, "_trunk_px", trunk_px)
-        monkeypatch.setattr(upscaler, "_head_px", head_px)
-
-    return set_tiles
+def in_tiles(arguments, image, *, memory_mb=1, **options):
+    """(SR, how many tiles went through the trunk, and through the head)."""
+    settings = make_config(settings=["RUNTIME.precision=float32", f"RUNTIME.memory_mb={memory_mb}"]).RUNTIME
+    with Upscaler(weights(arguments), arguments, settings) as upscaler:
+        engine = upscaler.engine
+        engine.trunk, engine.head = Mock(wraps=engine.trunk), Mock(wraps=engine.head)
+        return upscaler(image, **options), engine.trunk.call_count, engine.head.call_count
 
 
 @pytest.mark.parametrize("scale", [2, 3, 8])
-def test_other_scales_have_their_pixel_shuffles_and_exact_tiles(scale, monkeypatch):
-    arguments = SCALED[f"x{scale}"]
-    with Upscaler(weights(arguments), arguments, SETTINGS) as upscaler:
-        ops = stages_of(upscaler).session.graph.get_operations()
-        blocks = [op.get_attr("block_size") for op in ops if op.type == "DepthToSpace"]
-        assert blocks == {2: [2], 3: [3], 8: [2, 2, 2]}[scale]
-        lr = picture(37, 53)
-        whole = upscaler(lr)
-        assert whole.shape == (scale * 37, scale * 53, 3) and whole.std() > 1
-        halo = upscaler._trunk_halo + upscaler._head_halo
-        upscaler._trunk_px, upscaler._head_px = (2 * halo + 8) * (2 * halo + 9), 15 * 14
-        assert np.abs(upscaler(lr).astype(int) - whole).max() <= (
-            0 if "avx512f" in runtime.cpu_flags() else 1
-        )
+def test_tiles_of_other_scales_equal_the_whole_image(scale):
+    lr = picture(63, 67)
+    whole, *calls = in_tiles(WIDE[f"x{scale}"], lr, memory_mb=1000)
+    assert calls == [1, 1] and whole.shape == (scale * 63, scale * 67, 3) and whole.std() > 1
+    tiled, *calls = in_tiles(WIDE[f"x{scale}"], lr)
+    assert min(calls) > 1
+    assert np.abs(tiled.astype(int) - whole).max() <= (0 if "avx512f" in runtime.cpu_flags() else 1)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -111,78 +104,66 @@ def test_folded_graph_equals_the_graph_as_trained(network):
     assert np.abs(difference).max() <= 1
 
 
-@pytest.mark.parametrize("size", [(37, 53), (64, 20), (5, 400), (45, 61), (100, 33)])
-def test_tiled_result_equals_the_whole_picture_bit_for_bit(upscaler, small_tiles, size, monkeypatch):
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("size", "self_ensemble"), [((37, 93), False), ((5, 700), False), ((64, 60), False), ((64, 60), True)]
+)
+def test_tiles_equal_the_whole_image_bit_for_bit(monkeypatch, network, size, self_ensemble):
     """To rounding where oneDNN sums in an order that depends on the size: 9x9 filters, no AVX-512."""
-
     monkeypatch.setattr(engine, "to_integers", lambda sr, dtype: np.copy(sr))
-
-    def floats():
-        return upscaler(picture(*size))
-
-    whole = floats()
-    assert whole.shape == (4 * size[0], 4 * size[1], 3)
-    assert whole.std() > 0.01  # not a constant picture
-    halo = upscaler._trunk_halo + upscaler._head_halo
-    small_tiles((2 * halo + 8) * (2 * halo + 9), 15 * 14)
-    # more than one tile in both stages, or this would prove nothing
-    box = Box(0, 0, *size)
-    assert len(list(tiles(box, upscaler._trunk_px, halo))) > 1
-    assert len(list(tiles(box, upscaler._head_px, upscaler._head_halo))) > 1
-    is_exact = "avx512f" in runtime.cpu_flags() and upscaler.engine._arguments["first_kernel"] == 3
+    lr, views = picture(*size), 8 if self_ensemble else 1
+    whole, *calls = in_tiles(WIDE[network], lr, memory_mb=1000, self_ensemble=self_ensemble)
+    assert calls == [views, views]
+    assert whole.shape == (4 * size[0], 4 * size[1], 3) and whole.std() > 0.01
+    tiled, *calls = in_tiles(WIDE[network], lr, self_ensemble=self_ensemble)
+    assert min(calls) > views
+    is_exact = "avx512f" in runtime.cpu_flags() and network == "tensorlayer"
     atol = 0 if is_exact else 4e-6  # of 1: a 2,000th of an 8-bit value
-    np.testing.assert_allclose(floats(), whole, rtol=0, atol=atol)
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=atol)
 
 
-def test_every_level_of_8_bit_input_is_a_bfloat16_number(upscaler, monkeypatch):
-    fed = []
-
-    def run(fetch, feed):
-        fed.extend(feed.values())
-        (features,) = stages_of(upscaler).trunk.shape[-1:]
-        is_trunk = fetch is stages_of(upscaler).trunk
-        return np.zeros((1, 16, 16, features) if is_trunk else (1, 64, 64, 3), np.float32)
-
-    monkeypatch.setattr(stages_of(upscaler).session, "run", run)
+def test_every_8_bit_value_is_fed_as_a_bfloat16_number(upscaler, monkeypatch):
+    fed, run = [], tf.compat.v1.Session.run
+    monkeypatch.setattr(
+        tf.compat.v1.Session,
+        "run",
+        lambda self, fetch, feed: fed.extend(feed.values()) or run(self, fetch, feed),
+    )
     upscaler(np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2))
-    levels = fed[0][0, ..., 0].ravel()
-    assert len(set(levels)) == 256
-    np.testing.assert_array_equal(levels, levels.astype(tf.bfloat16.as_numpy_dtype).astype(np.float32))
+    values = fed[0][0, ..., 0].ravel()
+    assert len(set(values)) == 256
+    np.testing.assert_array_equal(values, values.astype(tf.bfloat16.as_numpy_dtype).astype(np.float32))
 
 
 @pytest.mark.parametrize("self_ensemble", [False, True])
-def test_progress_grows_to_one(upscaler, small_tiles, self_ensemble):
-    halo = upscaler._trunk_halo + upscaler._head_halo
-    small_tiles((2 * halo + 8) * (2 * halo + 9), 15 * 14)
-    shares = []
-    upscaler(picture(37, 53), shares.append, self_ensemble=self_ensemble)
-    assert len(shares) > 4
-    assert all(0 < before < after for before, after in itertools.pairwise(shares))
-    assert shares[-1] == 1.0
+def test_progress_grows_to_one(self_ensemble):
+    fractions = []
+    image = picture(64, 60)
+    in_tiles(WIDE["tensorlayer"], image, progress=fractions.append, self_ensemble=self_ensemble)
+    assert len(fractions) > 4
+    assert all(0 < before < after for before, after in itertools.pairwise(fractions))
+    assert fractions[-1] == 1.0
 
 
 def test_halo_is_what_a_pixel_sees(upscaler):
     """Changing one LR pixel changes SR within the halo around it, and as far as that."""
-    halo = upscaler._trunk_halo + upscaler._head_halo
+    engine = upscaler.engine
+    halo = engine.trunk_halo + engine.head_halo
     side = 2 * halo + 9
-    lr = np.full((side, side, 3), 0.1, np.float32)
-    stages = stages_of(upscaler)
-    before = stages.session.run(stages.outputs, {stages.t_image: lr[None]})[0]
-    lr[side // 2, side // 2] = -0.9
-    changed = np.abs(stages.session.run(stages.outputs, {stages.t_image: lr[None]})[0] - before).max(-1) > 0
+    lr = np.full((side, side, 3), 140, np.uint8)
+    before = engine.head(engine.trunk(lr), lr.dtype)
+    lr[side // 2, side // 2] = 13
+    changed = np.abs(engine.head(engine.trunk(lr), lr.dtype) - before).max(-1) > 0
     rows = np.flatnonzero(changed.any(1)) // 4
     reach = max(side // 2 - rows.min(), rows.max() - side // 2)
     assert halo - 1 <= reach <= halo
 
 
-def test_one_pixel_picture_works(upscaler):
-    assert upscaler(picture(1, 1)).shape == (4, 4, 3)
-
-
-def test_sixteen_bit_is_the_same_picture_with_finer_steps(upscaler):
-    lr = picture(8, 6)
+@pytest.mark.parametrize("size", [(8, 6), (1, 1)])
+def test_sixteen_bit_images_have_the_same_result_with_finer_steps(upscaler, size):
+    lr = picture(*size)
     fine = upscaler(lr.astype(np.uint16) * 257)
-    assert fine.dtype == np.uint16
+    assert fine.dtype == np.uint16 and fine.shape == (4 * size[0], 4 * size[1], 3)
     assert np.abs(fine / 257 - upscaler(lr)).max() <= 0.5 + 1e-2
     assert (fine % 257 != 0).mean() > 0.9
 
@@ -203,12 +184,10 @@ def test_self_ensemble_is_the_mean_of_eight_views(upscaler):
     assert np.abs(turned.astype(int) - np.rot90(ensemble)).max() <= 1
 
 
-def test_out_of_memory_halves_the_tiles_and_goes_on(upscaler, small_tiles, monkeypatch, caplog):
+def test_out_of_memory_halves_the_tiles_and_goes_on(upscaler, monkeypatch, caplog):
     lr = picture(30, 30)
     expected = upscaler(lr)
-    small_tiles(10**9, 4 * engine.SMALLEST_TILE_PX)
-    session = stages_of(upscaler).session
-    run, failures = session.run, [0, 1]
+    run, failures = tf.compat.v1.Session.run, [0, 1]
 
     def run_short_of_memory(*args):
         if failures:
@@ -216,18 +195,17 @@ def test_out_of_memory_halves_the_tiles_and_goes_on(upscaler, small_tiles, monke
             raise tf.errors.ResourceExhaustedError(None, None, "OOM")
         return run(*args)
 
-    monkeypatch.setattr(session, "run", run_short_of_memory)
+    monkeypatch.setattr(tf.compat.v1.Session, "run", run_short_of_memory)
     np.testing.assert_array_equal(upscaler(lr), expected)
-    assert upscaler._head_px == engine.SMALLEST_TILE_PX
     assert caplog.text.count("half the size") == 2
-    failures.append(0)
+    failures.extend(range(100))
     with pytest.raises(UserError, match="too little memory"):
         upscaler(lr)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (100, 333), (1080, 1920)])
 @pytest.mark.parametrize("halo", [2, 36])
-def test_tiles_cover_the_picture_once_within_the_limit(size, halo):
+def test_tiles_cover_the_image_once_within_the_limit(size, halo):
     limit, box = 200 * 210, Box(0, 0, *size)
     covered = np.zeros(size, int)
     for tile in tiles(box, limit, halo):
@@ -237,28 +215,18 @@ def test_tiles_cover_the_picture_once_within_the_limit(size, halo):
     assert (covered == 1).all()
 
 
-def test_larger_budget_gives_fewer_tiles():
+def test_tiles_are_as_large_as_the_limit_allows_and_never_below_their_halo():
     counts = [len(list(tiles(Box(0, 0, 1080, 1920), limit, 36))) for limit in (10**5, 10**6, 10**7)]
-    assert counts == sorted(counts, reverse=True)
-    assert counts[-1] == 1
+    assert counts == sorted(counts, reverse=True) and counts[-1] == 1
+    assert len(list(tiles(Box(0, 0, 100, 80), max_px=1, halo=20))) == 5 * 4
+    assert len(list(tiles(Box(0, 0, 100, 80), max_px=1, halo=2))) == 7 * 5  # of 16 px
 
 
 def test_memory_budget_sets_the_tile_size():
-    arguments = NETWORKS["tensorlayer"]
-    sizes = []
-    for memory_mb in (100, 200):
-        settings = make_config(settings=[f"RUNTIME.memory_mb={memory_mb}"]).RUNTIME
-        with Upscaler(weights(arguments), arguments, settings) as upscaler:
-            sizes.append((upscaler._trunk_px, upscaler._head_px))
-    assert sizes[1][0] == pytest.approx(2 * sizes[0][0], rel=1e-3)
-    assert sizes[1][1] == pytest.approx(2 * sizes[0][1], rel=1e-3)
-    # six tensors of four filters in float32 at LR size; three and a half of 16 times as many pixels
-    assert sizes[0] == (100 * 2**20 // (6 * 4 * 4), 100 * 2**20 // (14 * 4 * 4 * 4))
-
-
-def test_tiles_are_not_cut_below_their_halo_even_if_they_do_not_fit():
-    assert len(list(tiles(Box(0, 0, 100, 80), max_px=1, halo=20))) == 5 * 4
-    assert len(list(tiles(Box(0, 0, 100, 80), max_px=1, halo=2))) == 7 * 5  # of 16 px
+    """1 MB holds 2,730 px of six tensors in the trunk, and 292 px of 3.5 of 16 times the area in the head."""
+    for side, *is_cut in ((17, False, False), (18, False, True), (52, False, True), (53, True, True)):
+        _, trunks, heads = in_tiles(WIDE["tensorlayer"], picture(side, side))
+        assert [trunks > 1, heads > 1] == is_cut, side
 
 
 def test_blend_interpolates_weights(tmp_path):
@@ -267,57 +235,27 @@ def test_blend_interpolates_weights(tmp_path):
     b = write_weights(tmp_path / "b.npz", arguments, seed=2)
     name = "SRGAN_g/n64s1/c/filters"
     first, second = (weights(arguments, seed)[name] for seed in (1, 2))
-    for share in (0.0, 0.3, 1.0):
-        arrays, _ = load_generator(a, [(str(b), share)])
-        np.testing.assert_allclose(arrays[name], (1 - share) * first + share * second, atol=1e-6)
+    for fraction in (0.0, 0.3, 1.0):
+        arrays, _ = load_generator(a, [(str(b), fraction)])
+        np.testing.assert_allclose(arrays[name], (1 - fraction) * first + fraction * second, atol=1e-6)
         assert arrays[name].dtype == np.float32
 
 
-def test_blend_of_different_networks_is_refused(tmp_path):
-    a = write_weights(tmp_path / "a.npz", NETWORKS["tensorlayer"])
-    b = write_weights(tmp_path / "b.npz", NETWORKS["paper"])
-    with pytest.raises(UserError, match="networks differ"):
-        load_generator(a, [(str(b), 0.5)])
-
-
-@pytest.mark.parametrize("meta", [{"network": "SRGAN_d"}, {"network": None}])
-def test_other_checkpoints_are_not_generators(tmp_path, meta):
-    path = write_weights(tmp_path / "a.npz", NETWORKS["tensorlayer"], **meta)
-    with pytest.raises(UserError, match="not the network SRGAN_g"):
-        load_generator(path)
-
-
-@pytest.mark.parametrize(
-    "arguments", [{"num_blocks": 3}, {"unheard_of": 1}, {"activation": "prelu"}, {"activation": "selu"}]
-)
-def test_weights_that_do_not_fit_their_description_are_refused(arguments):
-    described = {**NETWORKS["tensorlayer"], **arguments}
-    with pytest.raises(UserError, match=r"does not fit|unknown network"):
-        Upscaler(weights(NETWORKS["tensorlayer"]), described, SETTINGS, source="x.npz")
-
-
-def test_integers_are_rounded_and_clipped():
-    values = np.float32([-2, -1, 0, 1 / 255, 1, 3])
-    assert to_integers(values, np.uint8).tolist() == [0, 0, 128, 128, 255, 255]
-    assert to_integers(values, np.uint16).tolist()[-2:] == [65535, 65535]
-
-
-def test_deep_pictures_are_computed_in_float32_whatever_the_precision(monkeypatch):
+def test_16_bit_images_are_computed_in_float32_whatever_the_precision(monkeypatch):
     """bfloat16 keeps about 8 of 16 bits."""
     asked = []
     monkeypatch.setattr(graph.runtime, "allow_reduced_precision", lambda _, dtype: asked.append(dtype))
     arguments = NETWORKS["tensorlayer"]
     settings = make_config(settings=["RUNTIME.precision=bfloat16"]).RUNTIME
     with Upscaler(weights(arguments), arguments, settings) as upscaler:
-        assert asked == [tf.bfloat16]
         upscaler(picture(5, 5))
         assert asked == [tf.bfloat16]
         upscaler(picture(5, 5, np.uint16))
         assert asked == [tf.bfloat16, tf.float32]
 
 
-def test_sixteen_bit_ramps_keep_their_levels():
-    """Of 457 levels that are less than two of 8 bits."""
+def test_sixteen_bit_ramps_keep_their_steps():
+    """Of 457 values, less than two 8-bit steps apart."""
     ramp = np.linspace(30000, 30456, 457).astype(np.uint16)
     arrays, meta = load_generator(checkpoints.locate("srresnet"))
     with Upscaler(arrays, meta["arguments"], make_config().RUNTIME) as upscaler:
@@ -325,25 +263,9 @@ def test_sixteen_bit_ramps_keep_their_levels():
     assert len(np.unique(sr[16, :, 1])) > 400
 
 
-def test_self_ensemble_in_tiles_equals_the_whole(upscaler, small_tiles):
-    lr = picture(45, 61)
-    whole = upscaler(lr, self_ensemble=True)
-    halo = upscaler._trunk_halo + upscaler._head_halo
-    small_tiles((2 * halo + 8) * (2 * halo + 9), 15 * 14)
-    assert np.abs(upscaler(lr, self_ensemble=True).astype(int) - whole).max() <= 1
-
-
 def test_sessions_take_gpu_memory_as_needed(monkeypatch):
-    configs = []
-    real = tf.compat.v1.Session.__init__
-
-    def init(self, *args, **kwargs):
-        configs.append(kwargs.get("config"))
-        real(self, *args, **kwargs)
-
-    monkeypatch.setattr(tf.compat.v1.Session, "__init__", init)
-    arrays = weights(NETWORKS["tensorlayer"])
-    configs.clear()
+    arrays, session = weights(NETWORKS["tensorlayer"]), Mock(wraps=tf.compat.v1.Session)
+    monkeypatch.setattr(tf.compat.v1, "Session", session)
     with Upscaler(arrays, NETWORKS["tensorlayer"], SETTINGS):
-        assert len(configs) == 2
-        assert all(config.gpu_options.allow_growth for config in configs)
+        configs = [call.kwargs["config"] for call in session.call_args_list]
+    assert len(configs) == 2 and all(config.gpu_options.allow_growth for config in configs)

@@ -242,6 +242,8 @@ def test_float16_rounds_every_blob(tmp_path):
     image = picture(9, 7) / np.float32(255)
     for float16 in (False, True):
         ncnn.Network(arrays, ARGUMENTS["paper"], float16=float16).write(tmp_path / f"{float16}.param")
+    values = np.fromfile(tmp_path / "True.bin", "<f4")
+    assert values.size > 1000 and np.array_equal(values, values.astype(np.float16))
     exact, rounded = (ncnn.Runner(tmp_path / f"{float16}.param") for float16 in (False, True))
     for blob in ("n64s1/c", "b_residual_add/0", ncnn.TRUNK, "output"):
         values = rounded(image, target=blob)

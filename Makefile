@@ -21,7 +21,7 @@ test: .venv/installed-test
 
 test-export: .venv/installed-test
 	$(BIN)/python -m pip install --quiet -r requirements-export.txt
-	$(BIN)/python -m pytest tests/upscaling/test_export.py -rs
+	$(BIN)/python -m pytest tests/upscaling/test_export.py tests/upscaling/test_ncnn.py -rs
 
 # Chromium is installed on Debian, which needs root
 test-page: .venv/installed-test

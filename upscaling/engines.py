@@ -39,10 +39,10 @@ def engine(path: Path, format: str, threads: int = 0) -> Engine:
         runner = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         return lambda images: runner.run(None, {"input_image": images})[0]
     if format == "ncnn":
-        net = ncnn.load(path, threads)
+        run_one = ncnn.Runner(path, threads)
 
         def run_ncnn(images: np.ndarray) -> np.ndarray:
-            sr = np.stack([ncnn.run(net, image / np.float32(255)) for image in images])
+            sr = np.stack([run_one(image / np.float32(255)) for image in images])
             return to_integers(2 * sr - 1, np.dtype(np.uint8))
 
         return run_ncnn

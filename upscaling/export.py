@@ -103,9 +103,9 @@ def _in_float16(arrays: dict, arguments: dict, lr: np.ndarray, expected: dict) -
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float16.param"
         ncnn.Network(arrays, arguments, float16=True).write(path)
-        net, image = ncnn.load(path), (lr / 255).astype(np.float16)
-        difference = np.abs(to_integers(2 * ncnn.run(net, image) - 1).astype(int) - expected[lr.shape[:2]])
-        largest = ncnn.largest_activation(net, image)
+        run_rounded, image = ncnn.Runner(path), (lr / 255).astype(np.float16)
+        difference = np.abs(to_integers(2 * run_rounded(image) - 1).astype(int) - expected[lr.shape[:2]])
+        largest = run_rounded.largest_activation(image)
     return (
         f", with float16 storage by {difference.max()}; largest activation {largest:.3g} "
         f"(float16 ends at {np.finfo(np.float16).max:.0f})"

@@ -96,16 +96,16 @@ class Network:
         else:
             filters, biases, last = filters / 2, biases / 2 + 0.5, "Clip"
         # a last 1x1 convolution commutes with the last shuffle, which then moves few channels
-        is_moved = last_kernel == 1 and is_relu
+        self.is_out_moved = last_kernel == 1 and is_relu
         factors = SHUFFLES[scale]
         for i, r in enumerate(factors, start=1):
             x = conv(x, f"n256s1/{i}", r * r * num_filters, relu=is_relu)
-            if is_moved and i == len(factors):
+            if self.is_out_moved and i == len(factors):
                 blocks = np.kron(np.eye(r * r), filters[0, 0])[None, None]
                 x = self._conv(x, "out", blocks, np.tile(biases, r * r))
             x = self._add("PixelShuffle", [x], [f"pixelshuffle/{i}"], f"0={r} 1=1")
             x = prelu(x, f"n256s1/a/{i}")
-        if not is_moved:
+        if not self.is_out_moved:
             x = self._conv(x, "out", filters, biases)
         self._add(last, [x], ["output"], "0=0 1=1" if last == "Clip" else "")
 
@@ -162,50 +162,60 @@ class Network:
         self._parts.append(rounded.astype("<f4").tobytes())
 
 
-def load(path: Path, threads: int = 0):
-    """The ncnn.Net of NAME.param, which is `path`, and NAME.bin, in float32; 0 threads: one per core."""
-    # before OpenMP is loaded: threads that spin while they wait took six times the CPU time on a busy machine
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    import ncnn
+class Runner:
+    """NAME.param and NAME.bin, loaded by ncnn and computed in float32 on the CPU."""
 
-    net = ncnn.Net()
-    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
-    if threads:
-        net.opt.num_threads = threads
-    failed = net.load_param(str(path)) or net.load_model(str(path.with_suffix(".bin")))
-    assert not failed, path
-    return net
+    def __init__(self, path: Path, threads: int = 0):
+        """path: of NAME.param; 0 threads: one per core."""
+        # before OpenMP is loaded: threads that spin while they wait took six times the CPU time
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        import ncnn
 
+        self._net = ncnn.Net()
+        option = self._net.opt
+        option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = False
+        option.use_sgemm_convolution = False  # 9x9 filters took eleven times the memory, six times as long
+        if threads:
+            option.num_threads = threads
+        # ncnn's would keep all memory they ever took; a Net does not keep this one alive
+        self._pool = option.blob_allocator = option.workspace_allocator = ncnn.PoolAllocator()
+        self._most_px: dict[str, int] = {}  # by source, of what the pool has seen
+        failed = self._net.load_param(str(path)) or self._net.load_model(str(path.with_suffix(".bin")))
+        assert not failed, path
 
-def _extractor(net, blob: str, image: np.ndarray):
-    import ncnn
+    def __call__(self, image: np.ndarray, source: str = "data", target: str = "output") -> np.ndarray:
+        """float32 [h, w, channels] of one blob -> that of another."""
+        px = image.shape[0] * image.shape[1]
+        if px > self._most_px.get(source, px):  # the pool would keep its blocks, too small, beside new ones
+            self._pool.clear()
+            self._most_px.clear()
+        self._most_px[source] = max(px, self._most_px.get(source, 0))
+        failed, made = self._extractor(image, source).extract(target)
+        if failed:
+            raise MemoryError
+        return np.array(made).transpose(1, 2, 0)
 
-    planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
-    extractor = net.create_extractor()
-    extractor.input(blob, ncnn.Mat(planes).clone())  # a Mat does not keep its array alive
-    return extractor
+    def largest_activation(self, image: np.ndarray) -> float:
+        """The largest absolute value of any blob, for float32 [h, w, 3] in [0, 1]."""
+        extractor = self._extractor(image, "data")
+        extractor.set_light_mode(False)  # keeps all blobs
+        blobs = (np.array(extractor.extract(blob.name)[1]) for blob in self._net.blobs())
+        return max(float(np.abs(blob).max()) for blob in blobs)
 
+    def _extractor(self, image: np.ndarray, source: str):
+        import ncnn
 
-def run(net, image: np.ndarray, source: str = "data", target: str = "output") -> np.ndarray:
-    """float32 [h, w, channels] of one blob -> that of another."""
-    failed, made = _extractor(net, source, image).extract(target)
-    if failed:
-        raise MemoryError
-    return np.array(made).transpose(1, 2, 0)
-
-
-def largest_activation(net, image: np.ndarray) -> float:
-    """The largest absolute value of any blob, for float32 [h, w, 3] in [0, 1]."""
-    extractor = _extractor(net, "data", image)
-    extractor.set_light_mode(False)  # keeps all blobs
-    return max(float(np.abs(np.array(extractor.extract(blob.name)[1])).max()) for blob in net.blobs())
+        planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
+        extractor = self._net.create_extractor()
+        extractor.input(source, ncnn.Mat(planes).clone())  # a Mat does not keep its array alive
+        return extractor
 
 
 class NcnnEngine:
     """The engine of upscaling.upscaler that ncnn runs, in float32 whatever the image's type."""
 
     device = "CPU, by ncnn"
-    live_trunk_tensors, live_head_tensors = 12.5, 6.5  # measured: Winograd's transforms are among them
+    live_trunk_tensors = 16  # measured; Winograd's transforms are among them
 
     def __init__(self, arrays: dict, arguments: dict, settings, source):
         if settings.precision == "bfloat16":
@@ -213,11 +223,12 @@ class NcnnEngine:
         network = Network(arrays, arguments, source)
         self.num_filters = network.num_filters
         self.trunk_halo, self.head_halo = network.trunk_halo, network.head_halo
+        self.live_head_tensors = 8 if network.is_out_moved else 17  # measured
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "network.param"
             network.write(path)
             try:
-                self._net = load(path, settings.intra_op_threads)
+                self._run = Runner(path, settings.intra_op_threads)
             except ModuleNotFoundError:
                 raise UserError(
                     f"--engine ncnn needs the package ncnn: pip install ncnn=={VERSION}"
@@ -225,11 +236,11 @@ class NcnnEngine:
 
     def trunk(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 or uint16 [h, w, 3] -> float32 [h, w, num_filters]."""
-        return run(self._net, pixels / np.float32(np.iinfo(pixels.dtype).max), target=TRUNK)
+        return self._run(pixels / np.float32(np.iinfo(pixels.dtype).max), target=TRUNK)
 
     def head(self, features: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """float32 [h, w, num_filters] -> [scale * h, scale * w, 3] in [-1, 1]; dtype: that of the pixels."""
-        return 2 * run(self._net, features, source=TRUNK) - 1
+        return 2 * self._run(features, source=TRUNK) - 1
 
     def close(self) -> None:
-        self._net.clear()
+        del self._run

@@ -13,7 +13,7 @@ from model import TRUNK, SRGAN_g
 from tf1 import checkpoints, runtime
 from tf1.folding import fold_batch_norm
 from tf1.layers import Network
-from upscaling.freeze import freeze
+from upscaling.freeze import freeze, replace_upsampling
 
 # Scales the input so that each of 256 levels is a bfloat16 number; the first filters make up for it.
 INPUT_SCALE = 127.5 / 128
@@ -87,6 +87,9 @@ class GraphEngine:
                     raise UserError(f"{source} does not fit this network: it lacks {error}") from None
                 checkpoints.assign(session, net.all_params, folded, source)
                 frozen = freeze(session, outputs)
+                flags = runtime.cpu_flags()
+                if "avx2" in flags and "avx512f" not in flags and dtype == tf.float32 and not on_gpu:
+                    replace_upsampling(frozen)
         with tf.Graph().as_default() as graph:
             tf.graph_util.import_graph_def(frozen, name="")
         ends = (graph.get_tensor_by_name(t.name) for t in (t_image, net.tensors[TRUNK], outputs))

@@ -243,7 +243,8 @@ def test_larger_budget_gives_fewer_tiles():
     assert counts[-1] == 1
 
 
-def test_memory_budget_sets_the_tile_size():
+def test_memory_budget_sets_the_tile_size(monkeypatch):
+    monkeypatch.setattr(runtime, "cpu_flags", lambda: {"avx512f"})
     arguments = NETWORKS["tensorlayer"]
     sizes = []
     for memory_mb in (100, 200):

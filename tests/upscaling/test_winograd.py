@@ -71,6 +71,13 @@ def test_tiles_equal_the_whole_image_to_rounding(size, avx2, floats):
         np.testing.assert_allclose(upscaler(picture(*size)), whole, rtol=0, atol=4e-6)
 
 
+def test_its_products_count_in_the_memory_budget(avx2):
+    settings = make_config(settings=["RUNTIME.memory_mb=100"]).RUNTIME
+    with Upscaler(weights(ARGUMENTS), ARGUMENTS, settings) as upscaler:
+        # six tensors of four filters in float32, of 16 times as many pixels as LR
+        assert upscaler._head_px == 100 * 2**20 // (6 * 16 * 4 * 4)
+
+
 @pytest.mark.parametrize("flags", [{"avx2", "avx512f"}, {"asimd"}, set()])
 def test_other_processors_keep_their_convolutions(flags, monkeypatch):
     monkeypatch.setattr(runtime, "cpu_flags", lambda: flags)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from upscaling.winograd import conv3x3
+
 
 def freeze(session: tf.compat.v1.Session, output: tf.Tensor) -> tf.compat.v1.GraphDef:
     """The graph of `session` up to `output`, an identity of a generator's, with constants for variables.
@@ -48,6 +50,28 @@ def freeze(session: tf.compat.v1.Session, output: tf.Tensor) -> tf.compat.v1.Gra
                     node.attr["value"].tensor.CopyFrom(tf.make_tensor_proto(value))
                 move_before(after, bias_add, shuffle)
     return graph_def
+
+
+def replace_upsampling(graph_def: tf.compat.v1.GraphDef) -> None:
+    """Replaces the 3x3 convolution before each pixel shuffle of a frozen generator by `conv3x3`, in place."""
+    nodes = {node.name: node for node in graph_def.node}
+    for shuffle in [node for node in graph_def.node if node.op == "DepthToSpace"]:
+        conv = nodes[shuffle.input[0]]
+        while conv.op != "Conv2D" or _values(nodes, conv.input[1]).shape[0] == 1:
+            conv = nodes[conv.input[0]]
+        filters = _values(nodes, conv.input[1])
+        with tf.Graph().as_default() as graph, tf.name_scope(f"{conv.name}/winograd"):
+            x = tf.compat.v1.placeholder(tf.float32, [1, None, None, filters.shape[2]])
+            y = conv3x3(x, filters)
+        renamed = {x.op.name: conv.input[0], conv.name: y.op.name}
+        graph_def.node.remove(conv)
+        graph_def.node.extend(node for node in graph.as_graph_def().node if node.name != x.op.name)
+        for node in graph_def.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+
+
+def _values(nodes: dict, name: str) -> np.ndarray:
+    return tf.make_ndarray(_constant(nodes, name).attr["value"].tensor)
 
 
 def _constant(nodes: dict, name: str):

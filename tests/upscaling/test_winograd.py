@@ -1,0 +1,94 @@
+"""Winograd's algorithm for the upsampling convolutions, and where it is used."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_freeze import VARIANTS
+from test_upscaler import NETWORKS, SETTINGS, picture, stages_of, weights
+
+from common.settings import make_config
+from model import PIXEL_SHUFFLES
+from tf1 import runtime
+from upscaling import upscaler as engine
+from upscaling.upscaler import Upscaler
+from upscaling.winograd import conv3x3
+
+ARGUMENTS = NETWORKS["tensorlayer"]
+
+
+@pytest.fixture
+def avx2(monkeypatch):
+    monkeypatch.setattr(runtime, "cpu_flags", lambda: {"avx2", "fma"})
+
+
+@pytest.fixture
+def floats(monkeypatch):
+    """Upscalers return what the network made, not integers."""
+    monkeypatch.setattr(engine, "to_integers", lambda sr, dtype: np.copy(sr))
+
+
+def convolutions(upscaler):
+    """Shapes of the filters of a head's convolutions."""
+    ops = stages_of(upscaler).session.graph.get_operations()
+    return [op.inputs[1].shape.as_list() for op in ops if op.type == "Conv2D" and "n256s1" in op.name]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 8), (7, 14)])
+def test_it_equals_a_convolution(size):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, *size, 5)).astype(np.float32)
+    filters = rng.normal(size=(3, 3, 5, 8))
+    padded = np.pad(x[0].astype(float), [(1, 1), (1, 1), (0, 0)])
+    expected = sum(
+        padded[i : i + size[0], j : j + size[1]] @ filters[i, j] for i in range(3) for j in range(3)
+    )
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        result = session.run(conv3x3(tf.constant(x), filters))
+    np.testing.assert_allclose(result[0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_upsampling_convolution_is_replaced_and_the_result_stays(name, floats, request):
+    arguments = {**ARGUMENTS, **VARIANTS[name]}
+    arrays, lr = weights(arguments), picture(7, 9)
+    with Upscaler(arrays, arguments, SETTINGS) as upscaler:
+        expected = upscaler(lr)
+    request.getfixturevalue("avx2")
+    with Upscaler(arrays, arguments, SETTINGS) as upscaler:
+        result = upscaler(lr)
+        assert convolutions(upscaler) == []
+        ops = stages_of(upscaler).session.graph.get_operations()
+        assert sum(op.type == "BatchMatMulV2" for op in ops) == len(PIXEL_SHUFFLES[arguments["scale"]])
+    np.testing.assert_allclose(result, expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("size", [(37, 53), (64, 20), (5, 400)])
+def test_tiles_equal_the_whole_image_to_rounding(size, avx2, floats):
+    with Upscaler(weights(ARGUMENTS), ARGUMENTS, SETTINGS) as upscaler:
+        whole = upscaler(picture(*size))
+        halo = upscaler._trunk_halo + upscaler._head_halo
+        upscaler._trunk_px, upscaler._head_px = (2 * halo + 8) * (2 * halo + 9), 15 * 14
+        np.testing.assert_allclose(upscaler(picture(*size)), whole, rtol=0, atol=4e-6)
+
+
+def test_its_products_count_in_the_memory_budget(avx2):
+    settings = make_config(settings=["RUNTIME.memory_mb=100"]).RUNTIME
+    with Upscaler(weights(ARGUMENTS), ARGUMENTS, settings) as upscaler:
+        # six tensors of four filters in float32, of 16 times as many pixels as LR
+        assert upscaler._head_px == 100 * 2**20 // (6 * 16 * 4 * 4)
+
+
+@pytest.mark.parametrize("flags", [{"avx2", "avx512f"}, {"asimd"}, set()])
+def test_other_processors_keep_their_convolutions(flags, monkeypatch):
+    monkeypatch.setattr(runtime, "cpu_flags", lambda: flags)
+    with Upscaler(weights(ARGUMENTS), ARGUMENTS, SETTINGS) as upscaler:
+        assert convolutions(upscaler) == [[3, 3, 4, 16]] * 2
+
+
+def test_a_gpu_and_bfloat16_keep_their_convolutions(avx2, monkeypatch):
+    bfloat16 = make_config(settings=["RUNTIME.precision=bfloat16"]).RUNTIME
+    with Upscaler(weights(ARGUMENTS), ARGUMENTS, bfloat16) as upscaler:
+        assert convolutions(upscaler) == [[3, 3, 4, 16]] * 2
+    monkeypatch.setattr(runtime, "has_gpu", lambda: True)
+    with Upscaler(weights(ARGUMENTS), ARGUMENTS, SETTINGS) as upscaler:
+        assert convolutions(upscaler) == [[3, 3, 4, 16]] * 2

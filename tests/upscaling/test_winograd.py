@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from test_freeze import VARIANTS
-from test_upscaler import NETWORKS, SETTINGS, picture, stages_of, weights
+from test_upscaler import NETWORKS, SETTINGS, picture, weights
 
 from common.settings import make_config
 from model import PIXEL_SHUFFLES
@@ -29,7 +29,7 @@ def floats(monkeypatch):
 
 def convolutions(upscaler):
     """Shapes of the filters of a head's convolutions."""
-    ops = stages_of(upscaler).session.graph.get_operations()
+    ops = upscaler.engine._stages_for(np.uint8).session.graph.get_operations()
     return [op.inputs[1].shape.as_list() for op in ops if op.type == "Conv2D" and "n256s1" in op.name]
 
 
@@ -57,7 +57,7 @@ def test_every_upsampling_convolution_is_replaced_and_the_result_stays(name, flo
     with Upscaler(arrays, arguments, SETTINGS) as upscaler:
         result = upscaler(lr)
         assert convolutions(upscaler) == []
-        ops = stages_of(upscaler).session.graph.get_operations()
+        ops = upscaler.engine._stages_for(np.uint8).session.graph.get_operations()
         assert sum(op.type == "BatchMatMulV2" for op in ops) == len(PIXEL_SHUFFLES[arguments["scale"]])
     np.testing.assert_allclose(result, expected, rtol=0, atol=5e-6)
 

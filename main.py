@@ -108,7 +108,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="changes a setting of config.py, as in TRAIN.batch_size=4; may be repeated",
     )
     if mode == "srgan":
-        add("--restart", action="store_true", help="begin anew and archive the old run")
+        add("--restart", action="store_true", help="start again and archive the old run")
         return parser.parse_args(argv)
     add(
         "--weights", type=os.path.expanduser, metavar="NPZ", help="a file, or shipped: srgan, srresnet, photo"

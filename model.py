@@ -1,6 +1,6 @@
 """The two networks: generator SRGAN_g and discriminator SRGAN_d, as pure graph builders.
 
-Shapes come from arguments, whose defaults stand in config.py: the TensorLayer network of the note. Scope
+Shapes come from arguments, with defaults in config.py: the TensorLayer network of the note. Scope
 names are the note's, and so are the checkpoint's keys.
 """
 

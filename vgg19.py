@@ -122,7 +122,7 @@ def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
         arrays = READERS[path.suffix](path)
     except UserError:
         raise
-    except Exception as error:  # whatever a reader of another program.s file raises
+    except Exception as error:  # whatever a reader of another program's file raises
         raise UserError(f"{path} cannot be read as VGG19 weights: {_sentence(error)}") from None
 
     weights = {}

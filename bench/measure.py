@@ -82,7 +82,7 @@ def use_threads(count: int) -> None:
 
 
 def describe_device() -> str:
-    """What TensorFlow computes on."""
+    """The device that TensorFlow uses."""
     from tf1 import runtime
 
     return runtime.describe_device()

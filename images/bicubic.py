@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-_CHUNK = 2048  # columns resized at a time: bounds the float64 copy whatever the picture's size
+_CHUNK = 2048  # columns resized at a time: bounds the float64 copy whatever the image's size
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from common.errors import UserError
 
 @dataclass
 class Cluster:
-    """Where a model is trained: some replicas on this host, as many on each of the others."""
+    """The replicas that train a model: some on this host, as many on each of the others."""
 
     strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
     config: tf.compat.v1.ConfigProto | None = None  # of sessions
@@ -103,9 +103,9 @@ ALONE = Cluster()  # one device
 
 
 def connect(settings, options: tf.compat.v1.ConfigProto) -> Cluster:
-    """What `config.RUNTIME` and TF_CONFIG ask for; waits for no other host.
+    """The cluster of `config.RUNTIME` and TF_CONFIG; waits for no other host.
 
-    To be called before anything else is made of TensorFlow. `options` are those of sessions.
+    Call it before anything else uses TensorFlow. `options` are those of sessions.
     """
     resolver = _resolver()
     if resolver is None:

@@ -208,7 +208,7 @@ class Dataset:
         image, px = self._decoded(plan.images[positions[0]]), self.patch_size
         pairs = {}
         for i in positions:
-            # the remainder changes nothing, unless another image stands in
+            # the remainder changes nothing, unless another image is used instead
             top, left = plan.tops[i] % (image.shape[0] - px + 1), plan.lefts[i] % (image.shape[1] - px + 1)
             rng = np.random.default_rng([self._seed, epoch, i])
             pairs[i] = self._pair(image, top, left, plan.symmetries[i], plan.exposures[i], rng)
@@ -254,7 +254,7 @@ class Dataset:
         with self._warned:
             if path not in self._lost:
                 self._lost.add(path)
-                log.warning("WARNING: %s; the next image stands in", error)
+                log.warning("WARNING: %s; the next image is used instead", error)
         if 2 * len(self._lost) > self.num_images:
             raise UserError(f"more than half of the images cannot be read any more; the last one: {error}")
 

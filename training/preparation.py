@@ -1,4 +1,4 @@
-"""What a run needs before it begins: VGG19 features, weights to start from, memory."""
+"""Preparation of a run: data, VGG19 features, initial weights, graph and session."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def new_graph(config, dtype: tf.DType, cluster: distribution.Cluster):
 
 
 def vgg_features(config) -> tuple[dict[str, np.ndarray], str]:
-    """(VGG19 weights, their name). {} and 'random' where `VGG.on_missing` lets random features stand in.
+    """(VGG19 weights, their name). {} and 'random' where `VGG.on_missing` allows random features.
 
     The name is the layer and a hash of the weights; 'none' without adversarial training.
     """

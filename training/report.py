@@ -89,7 +89,7 @@ class Report:
             yield
         except (UserError, OSError, MemoryError, ValueError, tf.errors.OpError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            sentence = f"WARNING: {loss} ({reason}); training goes on"
+            sentence = f"WARNING: {loss} ({reason}); training continues"
             log.info("%s", sentence)
             self.event(sentence)
 

@@ -57,7 +57,7 @@ def find_saved(folder: Path) -> Saved | None:
         for damaged, error in errors.items():
             renamed = damaged.with_stem(f"{damaged.stem}_damaged")
             os.replace(damaged, renamed)
-            log.warning("WARNING: %s; it is now %s, and %s stands in", error, renamed.name, path.name)
+            log.warning("WARNING: %s; it is now %s, and %s is used", error, renamed.name, path.name)
         return Saved(path, meta, arrays)
     for error in errors.values():
         raise error
@@ -110,7 +110,7 @@ def require_same_settings(saved: Saved, config) -> None:
     if listed:
         raise UserError(
             f"the run in {saved.path.parent} was made with other settings ({'; '.join(listed)}): use the "
-            "same ones, --restart to begin anew and archive it, or another --checkpoint-dir"
+            "same ones, --restart to start again and archive it, or another --checkpoint-dir"
         )
 
 
@@ -128,7 +128,7 @@ def require_same_facts(saved: Saved, schedule: Schedule, facts: dict) -> None:
                 "been others by these: use the same TRAIN.n_epoch_init, n_epoch_d and n_epoch, or --restart"
             )
     for name, sentence in (
-        ("images", "was made from other images ({}, now {}): bring them back, or begin anew with --restart"),
+        ("images", "was made from other images ({}, now {}): bring them back, or start again with --restart"),
         ("vgg_features", "used VGG19 features {}, this one would use {}: bring the same, or use --restart"),
         (
             "precision",
@@ -139,7 +139,7 @@ def require_same_facts(saved: Saved, schedule: Schedule, facts: dict) -> None:
             raise UserError(f"the run in {folder} " + sentence.format(meta["facts"].get(name), facts[name]))
     if meta["facts"].get("device") != facts["device"]:
         was, now = meta["facts"].get("device"), facts["device"]
-        log.warning("WARNING: the run was made on %s and goes on on %s, with other rounding", was, now)
+        log.warning("WARNING: the run was made on %s and continues on %s, with different rounding", was, now)
 
 
 def fingerprint(listing: dict) -> str:

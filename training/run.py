@@ -104,8 +104,8 @@ class Run:
             self._event(f"step {step} skipped: its losses or gradients are not finite ({losses})")
             if self.skipped_steps == MAX_SKIPPED_STEPS:
                 raise UserError(
-                    f"the last {MAX_SKIPPED_STEPS} steps were not finite, and moved nothing: begin anew with "
-                    f"--restart --set TRAIN.lr_init={self.train.lr_init / 10:g}, or look at the images"
+                    f"the last {MAX_SKIPPED_STEPS} steps were not finite, and moved nothing: start again "
+                    f"with --restart --set TRAIN.lr_init={self.train.lr_init / 10:g}, or look at the images"
                 )
         self._say_duration(seconds)
         self.bar.update()
@@ -254,7 +254,7 @@ class Run:
             phase, epoch, epoch_step = self.schedule.position(self.step_number)
             log.info("Continuing %s: %s epoch %d, step %d", saved.path, phase, epoch + 1, epoch_step)
         elif saved:
-            log.info("The run in %s is finished; --restart begins anew", saved.path)
+            log.info("The run in %s is finished; --restart starts again", saved.path)
 
     def _meta(self) -> dict:
         phase, epoch, epoch_step = self.schedule.position(max(0, self.step_number - 1))

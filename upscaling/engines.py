@@ -17,7 +17,7 @@ Engine = Callable[[np.ndarray], np.ndarray]  # uint8 [n, h, w, 3] -> uint8 [n, 4
 
 
 def run(path: Path, format: str, image: np.ndarray) -> np.ndarray | None:
-    """What an export's own engine makes of a uint8 picture; None of TensorLayer's npz, which has none."""
+    """Upscales a uint8 image by an export's own engine; None for TensorLayer's npz, which has no engine."""
     return None if format == "tensorlayer" else engine(path, format)(image[None])[0]
 
 

@@ -99,7 +99,7 @@ def _verdict(path: Path, format: str, made: dict, expected: dict) -> str:
 
 
 def _in_float16(arrays: dict, arguments: dict, lr: np.ndarray, expected: dict) -> str:
-    """What storing float16 changes in ncnn, as programs on a GPU do."""
+    """The effect of float16 storage in ncnn, which programs on a GPU use, in words."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float16.param"
         ncnn.Network(arrays, arguments, float16=True).write(path)
@@ -222,7 +222,7 @@ A generator of SRGAN (Ledig et al. 2017) that enlarges RGB images by {scale}, tr
 Input `input_image`, output `output_image`: [batch, height, width, 3], RGB; SavedModel (`serving_default`) and
 ONNX take and give uint8, TFLite and the SavedModel's signature `float` float32 in [0, 1]. ncnn's `data` and
 `output` are [3, height, width], RGB in [0, 1]. Height, width and batch are free; memory grows with the
-picture, about 1 kB for each pixel of the result.
+image, about 1 kB for each pixel of the result.
 
 ```python
 import numpy, onnxruntime, imageio.v3

@@ -175,7 +175,7 @@ class Upscaler:
 
 
 def _run_turned(run: Callable, window: np.ndarray, view) -> np.ndarray:
-    """What a stage makes of a turned and flipped window, turned and flipped back."""
+    """Runs a stage on a turned and flipped window; its output is turned and flipped back."""
     turns, flip = view
     made = run(np.rot90(window, turns)[:, ::flip])
     return np.rot90(made[:, ::flip], -turns)

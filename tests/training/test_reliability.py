@@ -104,7 +104,7 @@ def test_reports_that_cannot_be_written_do_not_stop_training_and_are_tried_again
     monkeypatch.setattr(Run, "end_epoch", end_epoch)
     caplog.set_level("INFO")
     run_training(tmp_path, tiny(*SHORT))
-    assert "); training goes on" in caplog.text and "WARNING: no " in run_log(tmp_path)
+    assert "); training continues" in caplog.text and "WARNING: no " in run_log(tmp_path)
     assert_same_bits(arrays_of(short_run), arrays_of(tmp_path))
     assert [line["step"] for line in log_lines(tmp_path)] == [3, 6]
     assert (tmp_path / blocked.replace("train_1", "train_2")).is_file()
@@ -229,7 +229,7 @@ def test_a_damaged_state_is_renamed_and_the_one_before_is_used(stopped, short_ru
         path.write_bytes(data[:-100] if damage == "truncated" else bytes(len(data)))
     run_training(stopped, tiny(*SHORT))
     renamed = stopped / "checkpoint/srgan_state_damaged.npz"
-    assert renamed.exists() == (damage != "gone") == ("stands in" in caplog.text)
+    assert renamed.exists() == (damage != "gone") == ("is used" in caplog.text)
     renamed.unlink(missing_ok=True)
     assert_same_bits(arrays_of(short_run), arrays_of(stopped))
     assert [line["step"] for line in log_lines(stopped)] == [3, 6]
@@ -315,7 +315,7 @@ def test_another_vgg_file_precision_or_device_is_refused_or_logged(tmp_path, mon
         run_training(tmp_path, tiny(*settings, "RUNTIME.precision=bfloat16"))
     monkeypatch.setattr(runtime, "describe_device", lambda: "GPU (some)")
     run_training(tmp_path, tiny(*settings))
-    assert "made on CPU and goes on on GPU (some)" in caplog.text
+    assert "made on CPU and continues on GPU (some)" in caplog.text
 
 
 def test_a_state_older_than_a_setting_is_refused_by_its_name(stopped):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY
-from test_run import assert_same_bits, batch, fed, no_plots, run_training, tiny  # noqa: F401
+from test_run import assert_same_bits, batch, fed, log_lines, no_plots, run_training, tiny  # noqa: F401
 
 from common.errors import UserError
 from images import bicubic
@@ -118,7 +118,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
 
 
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
-    for epochs, devices in enumerate((1, 2, 1), 1):
+    for epochs, devices in ((1, 1), (2, 2), (3, 1)):
         cfg = tiny("TRAIN.n_epoch=0", f"TRAIN.n_epoch_init={epochs}", f"RUNTIME.devices={devices}")
         run_training(tmp_path, cfg)
         assert checkpoints.read_meta(tmp_path / "checkpoint/g_srgan_init.npz")["step"] == 3 * epochs
@@ -151,18 +151,18 @@ def test_a_wrong_tf_config_is_refused(monkeypatch, text, sentence):
 
 def test_a_host_with_other_settings_or_images_is_named(session):
     """Each host writes a row of a table, which is summed; all read the same sum."""
-    tables = []
-
-    def tell_alone(table):
-        tables.append(session.run(table))
-        return np.zeros_like(tables[-1])  # in which no host differs
 
     def agree(*facts):
-        tables.clear()
-        for run in (tell_alone, lambda _: sum(tables)):
-            for host, its in enumerate(facts):
+        tables = []
+
+        def write(table):
+            tables.append(session.run(table))
+            return np.zeros_like(tables[-1])  # in which no host differs
+
+        for run in (write, lambda _: sum(tables)):
+            for host, facts_of_host in enumerate(facts):
                 cluster = SimpleNamespace(hosts=3, host=host, replicas=3, run=lambda function: [function()])
-                distribution.Cluster.require_agreement(cluster, SimpleNamespace(run=run), its)
+                distribution.Cluster.require_agreement(cluster, SimpleNamespace(run=run), facts_of_host)
 
     facts = {"settings": {"TRAIN.seed": 0}, "images": "abc", "device": "CPU"}
     agree(facts, facts, {**facts, "device": "GPU"})
@@ -186,24 +186,23 @@ def free_ports(count):
 
 
 class Hosts:
-    """Processes of one training over the loopback."""
+    """Two processes of one training over the loopback; each has its own folder, `0` and `1`."""
 
     def __init__(self, folder, settings=(), others=()):
-        ports = free_ports(2)
-        cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
         self.processes, self.outputs = [], []
         for index in range(2):
             config = {"cluster": cluster, "task": {"type": "worker", "index": index}}
-            chosen = [*TINY, *settings, *(others if index else ())]
-            command = [sys.executable, "main.py", "--checkpoint-dir", str(folder / f"checkpoint{index}")]
-            command += ["--samples-dir", str(folder / f"samples{index}")]
-            command += [word for setting in chosen for word in ("--set", setting)]
-            self.outputs.append(folder / f"output{index}.txt")
+            host = folder / str(index)
+            command = [sys.executable, "main.py", "--checkpoint-dir", host / "checkpoint"]
+            command += ["--samples-dir", host / "samples"]
+            for setting in (*TINY, *settings, *(others if index else ())):
+                command += ["--set", setting]
+            host.mkdir(exist_ok=True)
+            self.outputs.append(host / "output.txt")
             with open(self.outputs[-1], "w") as output:
-                environment = {**os.environ, "TF_CONFIG": json.dumps(config)}
-                self.processes.append(
-                    subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)
-                )
+                options = {"env": {**os.environ, "TF_CONFIG": json.dumps(config)}, "cwd": ROOT}
+                self.processes.append(subprocess.Popen(command, stdout=output, stderr=output, **options))
 
     def wait(self, seconds=120):
         """Exit codes and output."""
@@ -223,28 +222,24 @@ class Hosts:
 
 def test_two_hosts_train_one_model_and_only_the_chief_writes(tmp_path):
     hosts = Hosts(tmp_path, EVERYTHING)
-    codes, said = hosts.wait()
-    assert codes == [0, 0], said
-    assert not (tmp_path / "checkpoint1").exists() and not (tmp_path / "samples1").exists()
+    codes, outputs = hosts.wait()
+    assert codes == [0, 0], outputs
+    assert {path.name for path in (tmp_path / "1").rglob("*") if path.is_file()} == {"output.txt"}
     run_training(tmp_path, tiny(*EVERYTHING))
     one, _ = checkpoints.read_npz(tmp_path / "checkpoint/srgan_state.npz")
-    two, meta = checkpoints.read_npz(tmp_path / "checkpoint0/srgan_state.npz")
+    two, meta = checkpoints.read_npz(tmp_path / "0/checkpoint/srgan_state.npz")
     assert one.keys() == two.keys() and meta["step"] == 15
     assert_nearly_the_same_weights(one, two)
-    lines = [
-        [json.loads(line) for line in (tmp_path / name / "train_log.jsonl").read_text().splitlines()]
-        for name in ("checkpoint", "checkpoint0")
-    ]
-    for line, line_of_two in zip(*lines):
+    for line, line_of_two in zip(log_lines(tmp_path), log_lines(tmp_path / "0")):
         for name in (key for key in line if "loss" in key):
             assert line_of_two[name] == pytest.approx(line[name], rel=1e-2), (name, line["step"])
 
 
 @pytest.mark.long
 def test_a_host_that_differs_is_refused_by_name(tmp_path):
-    codes, said = Hosts(tmp_path, others=["TRAIN.seed=7"]).wait()
+    codes, outputs = Hosts(tmp_path, others=["TRAIN.seed=7"]).wait()
     assert codes == [2, 2]
-    for text in said:
+    for text in outputs:
         assert "host 1 differs from host 0 in settings:" in text and "Traceback" not in text
 
 
@@ -252,17 +247,17 @@ def test_a_host_that_differs_is_refused_by_name(tmp_path):
 def test_hosts_stop_when_one_dies_and_go_on_from_the_last_save(tmp_path):
     settings = ("TRAIN.n_epoch=0", "TRAIN.n_epoch_init=100000", "TRAIN.keep_weights=1")
     hosts = Hosts(tmp_path, settings)
-    hosts.wait_for(tmp_path / "checkpoint0/g_srgan_init_2.npz")
+    hosts.wait_for(tmp_path / "0/checkpoint/g_srgan_init_2.npz")
     hosts.processes[1].kill()
     died = time.monotonic()
-    codes, said = hosts.wait(60)
+    codes, outputs = hosts.wait(60)
     assert time.monotonic() - died < 60
-    assert codes == [2, -signal.SIGKILL] and "another host has stopped" in said[0]
-    step = checkpoints.read_meta(tmp_path / "checkpoint0/srgan_state.npz")["step"]
+    assert codes == [2, -signal.SIGKILL] and "another host has stopped" in outputs[0]
+    step = checkpoints.read_meta(tmp_path / "0/checkpoint/srgan_state.npz")["step"]
 
     hosts = Hosts(tmp_path, settings)
-    hosts.wait_for(tmp_path / f"checkpoint0/g_srgan_init_{step // 3 + 2}.npz")
+    hosts.wait_for(tmp_path / f"0/checkpoint/g_srgan_init_{step // 3 + 2}.npz")
     hosts.processes[1].send_signal(signal.SIGTERM)  # one is asked, and the others cannot go on
-    codes, said = hosts.wait(60)
-    assert codes == [2, 143], said
-    assert "Continuing" in said[0] and "another host has stopped" in said[0]
+    codes, outputs = hosts.wait(60)
+    assert codes == [2, 143], outputs
+    assert "Continuing" in outputs[0] and "another host has stopped" in outputs[0]

@@ -117,6 +117,7 @@ def test_config_file_may_hold_a_few_settings(tmp_path):
         (b"[" * 10**5, "bad.json"),
         (b"\xff\xfe\x00", "bad.json"),
         (b'{"recipe": 1}', "bad.json"),
+        (b"{}" + b" " * 2**20, "larger than a megabyte"),
         (b'{"TRAIN": {"hr_img_path": null}}', "TRAIN.hr_img_path must be text"),
         (b'{"TRAIN": {"batch_size": "4"}}', "TRAIN.batch_size must be a whole number, not '4'"),
         (b'{"TRAIN": {"bach_size": 2}}', "did you mean TRAIN.batch_size?"),

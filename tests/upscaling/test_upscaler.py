@@ -1,5 +1,6 @@
 """The inference graph and the tile engine."""
 
+import functools
 import itertools
 from unittest.mock import Mock
 
@@ -64,21 +65,30 @@ def upscaler(request):
 WIDE = {name: {**arguments, "num_filters": 16} for name, arguments in (NETWORKS | SCALED).items()}
 
 
-def in_tiles(arguments, image, *, memory_mb=1, **options):
-    """(SR, how many tiles went through the trunk, and through the head)."""
+@functools.cache
+def wide_upscaler(name, memory_mb):
     settings = make_config(settings=["RUNTIME.precision=float32", f"RUNTIME.memory_mb={memory_mb}"]).RUNTIME
-    with Upscaler(weights(arguments), arguments, settings) as upscaler:
-        engine = upscaler.engine
-        engine.trunk, engine.head = Mock(wraps=engine.trunk), Mock(wraps=engine.head)
-        return upscaler(image, **options), engine.trunk.call_count, engine.head.call_count
+    upscaler = Upscaler(weights(WIDE[name]), WIDE[name], settings)
+    for stage in ("trunk", "head"):
+        setattr(upscaler.engine, stage, Mock(wraps=getattr(upscaler.engine, stage)))
+    return upscaler
+
+
+def in_tiles(name, image, *, memory_mb=1, **options):
+    """(SR, how many tiles went through the trunk, and through the head) of a network of WIDE."""
+    upscaler = wide_upscaler(name, memory_mb)
+    stages = upscaler.engine.trunk, upscaler.engine.head
+    for stage in stages:
+        stage.reset_mock()
+    return upscaler(image, **options), *(stage.call_count for stage in stages)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 8])
 def test_tiles_of_other_scales_equal_the_whole_image(scale):
     lr = picture(63, 67)
-    whole, *calls = in_tiles(WIDE[f"x{scale}"], lr, memory_mb=1000)
+    whole, *calls = in_tiles(f"x{scale}", lr, memory_mb=1000)
     assert calls == [1, 1] and whole.shape == (scale * 63, scale * 67, 3) and whole.std() > 1
-    tiled, *calls = in_tiles(WIDE[f"x{scale}"], lr)
+    tiled, *calls = in_tiles(f"x{scale}", lr)
     assert min(calls) > 1
     assert np.abs(tiled.astype(int) - whole).max() <= (0 if "avx512f" in runtime.cpu_flags() else 1)
 
@@ -112,10 +122,10 @@ def test_tiles_equal_the_whole_image_bit_for_bit(monkeypatch, network, size, sel
     """To rounding where oneDNN sums in an order that depends on the size: 9x9 filters, no AVX-512."""
     monkeypatch.setattr(engine, "to_integers", lambda sr, dtype: np.copy(sr))
     lr, views = picture(*size), 8 if self_ensemble else 1
-    whole, *calls = in_tiles(WIDE[network], lr, memory_mb=1000, self_ensemble=self_ensemble)
+    whole, *calls = in_tiles(network, lr, memory_mb=1000, self_ensemble=self_ensemble)
     assert calls == [views, views]
     assert whole.shape == (4 * size[0], 4 * size[1], 3) and whole.std() > 0.01
-    tiled, *calls = in_tiles(WIDE[network], lr, self_ensemble=self_ensemble)
+    tiled, *calls = in_tiles(network, lr, self_ensemble=self_ensemble)
     assert min(calls) > views
     is_exact = "avx512f" in runtime.cpu_flags() and network == "tensorlayer"
     atol = 0 if is_exact else 4e-6  # of 1: a 2,000th of an 8-bit value
@@ -139,7 +149,7 @@ def test_every_8_bit_value_is_fed_as_a_bfloat16_number(upscaler, monkeypatch):
 def test_progress_grows_to_one(self_ensemble):
     fractions = []
     image = picture(64, 60)
-    in_tiles(WIDE["tensorlayer"], image, progress=fractions.append, self_ensemble=self_ensemble)
+    in_tiles("tensorlayer", image, progress=fractions.append, self_ensemble=self_ensemble)
     assert len(fractions) > 4
     assert all(0 < before < after for before, after in itertools.pairwise(fractions))
     assert fractions[-1] == 1.0
@@ -226,7 +236,7 @@ def test_memory_budget_sets_the_tile_size(monkeypatch):
     """1 MB holds 2,730 px of six tensors in the trunk, and 292 px of 3.5 of 16 times the area in the head."""
     monkeypatch.setattr(runtime, "cpu_flags", lambda: {"avx512f"})  # by Winograd's algorithm it holds fewer
     for side, *is_cut in ((17, False, False), (18, False, True), (52, False, True), (53, True, True)):
-        _, trunks, heads = in_tiles(WIDE["tensorlayer"], picture(side, side))
+        _, trunks, heads = in_tiles("tensorlayer", picture(side, side))
         assert [trunks > 1, heads > 1] == is_cut, side
 
 

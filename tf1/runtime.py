@@ -91,11 +91,13 @@ def describe_device() -> str:
 class StopSignal:
     """Remembers Ctrl-C and SIGTERM, so that a step can end before the run saves and stops."""
 
-    def __init__(self):
+    def __init__(self, at_once: bool = False):
+        """at_once: for hosts that save nothing; an orderly exit would leave the others waiting for them."""
         self.signal = 0
+        self._handler = signal.SIG_DFL if at_once else self._handle
 
     def __enter__(self):
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {s: signal.signal(s, self._handler) for s in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *_):

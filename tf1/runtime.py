@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 
 import tensorflow as tf
@@ -12,6 +14,7 @@ import tensorflow as tf
 log = logging.getLogger("srgan")
 
 GPU_DRIVER = Path("/proc/driver/nvidia/version")
+GRACE_S = 20  # schedulers kill 30 s after they ask
 PRECISIONS = ("auto", "float32", "bfloat16")
 
 
@@ -89,15 +92,22 @@ def describe_device() -> str:
 
 
 class StopSignal:
-    """Remembers Ctrl-C and SIGTERM, so that a step can end before the run saves and stops."""
+    """Remembers Ctrl-C and SIGTERM in `signal`, so that a step can end before the run saves and stops.
 
-    def __init__(self, at_once: bool = False):
-        """at_once: for hosts that save nothing; an orderly exit would leave the others waiting for them."""
-        self.signal = 0
-        self._handler = signal.SIG_DFL if at_once else self._handle
+    A host that is not the chief trains on for `GRACE_S`, so that the chief can end its step and save, and
+    then dies: a host that leaves in good order, between two steps, is waited for without end.
+    """
+
+    def __init__(self, is_chief: bool = True):
+        self.signal, self._is_chief = 0, is_chief
 
     def __enter__(self):
-        self._before = {s: signal.signal(s, self._handler) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        if not self._is_chief:
+            received, written = os.pipe()
+            os.set_blocking(written, False)
+            signal.set_wakeup_fd(written)  # at once: Python's handlers wait for the end of a step
+            threading.Thread(target=_die_after_signal, args=[received], daemon=True).start()
         return self
 
     def __exit__(self, *_):
@@ -107,4 +117,11 @@ class StopSignal:
     def _handle(self, number, _frame):
         if self.signal:  # a second signal: exit at once; files are renamed only when complete
             os._exit(128 + number)
-        self.signal = number
+        if self._is_chief:
+            self.signal = number
+
+
+def _die_after_signal(pipe: int) -> None:
+    number = os.read(pipe, 1)[0]
+    time.sleep(GRACE_S)
+    os._exit(128 + number)

@@ -153,7 +153,7 @@ class Run:
             raise SystemExit(128 + self.signals.signal)
 
     def __enter__(self) -> Run:
-        self.signals = runtime.StopSignal(at_once=not self.cluster.is_chief).__enter__()
+        self.signals = runtime.StopSignal(self.cluster.is_chief).__enter__()
         passes, first = divmod(self.step_number, self.dataset.steps_per_epoch)
         part = self.cluster.host, self.cluster.hosts
         self.stream = self.dataset.stream(passes, first, part)

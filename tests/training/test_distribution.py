@@ -259,5 +259,13 @@ def test_hosts_stop_when_one_dies_and_go_on_from_the_last_save(tmp_path):
     hosts.wait_for(tmp_path / f"0/checkpoint/g_srgan_init_{step // 3 + 2}.npz")
     hosts.processes[1].send_signal(signal.SIGTERM)  # one is asked, and the others cannot go on
     codes, outputs = hosts.wait(60)
-    assert codes == [2, -signal.SIGTERM], outputs
+    assert codes == [2, 143], outputs
     assert "Continuing" in outputs[0] and "another host has stopped" in outputs[0]
+
+    hosts = Hosts(tmp_path, settings)
+    hosts.wait_for(tmp_path / f"0/checkpoint/g_srgan_init_{step // 3 + 2}.npz")
+    time.sleep(20)  # until they train again
+    for process in hosts.processes:
+        process.send_signal(signal.SIGTERM)
+    codes, outputs = hosts.wait(60)
+    assert codes[0] == 143 and codes[1] in (2, 143) and "Stopped and saved" in outputs[0], outputs

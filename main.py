@@ -111,7 +111,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         add("--restart", action="store_true", help="start again and archive the old run")
         return parser.parse_args(argv)
     add(
-        "--weights", type=os.path.expanduser, metavar="NPZ", help="a file, or shipped: srgan, srresnet, photo"
+        "--weights",
+        type=os.path.expanduser,
+        metavar="NPZ",
+        help="a file, or shipped: srgan, srresnet, photo ...",
     )
     if mode != "export":
         add("--engine", choices=ENGINES, default="tensorflow", help="what computes; ncnn starts faster")

@@ -23,7 +23,7 @@ log = logging.getLogger("srgan")
 
 FORMAT_VERSION = 1
 PRETRAINED_DIR = Path(__file__).parents[1] / "checkpoint" / "pretrained"  # comes with the program
-SHIPPED = ("srgan", "srresnet", "photo")
+SHIPPED = ("srgan", "srresnet", "photo", "srresnet_x2")
 DEFAULT_DIR = Path("checkpoint")  # of a run for which no folder is named
 META_KEY = "__meta__"
 MAX_META_BYTES = 2**24

@@ -59,14 +59,15 @@ def unseen():
     for file in FILES:
         arrays, meta = load_generator(file)
         with Upscaler(arrays, meta["arguments"], make_config().RUNTIME) as upscaler:
-            images[file.stem] = upscaler(bicubic.downsample(hr, 4))
+            images[file.stem] = upscaler(bicubic.downsample(hr, upscaler.scale))
     return images
 
 
-def test_srresnet_beats_bicubic_on_an_unseen_image(unseen):
+@pytest.mark.parametrize(("name", "scale", "gain_db"), [("g_srresnet", 4, 0.5), ("g_srresnet_x2", 2, 2.0)])
+def test_srresnet_beats_bicubic_on_an_unseen_image(unseen, name, scale, gain_db):
     hr = unseen["HR"]
-    of_bicubic = metrics.psnr_y(bicubic.upsample(bicubic.downsample(hr, 4), 4), hr, 4)
-    assert metrics.psnr_y(unseen["g_srresnet"], hr, 4) > of_bicubic + 0.5
+    of_bicubic = metrics.psnr_y(bicubic.upsample(bicubic.downsample(hr, scale), scale), hr, scale)
+    assert metrics.psnr_y(unseen[name], hr, scale) > of_bicubic + gain_db
 
 
 def test_srgan_is_nearer_to_the_sharpness_of_hr(unseen):
@@ -76,6 +77,6 @@ def test_srgan_is_nearer_to_the_sharpness_of_hr(unseen):
     assert srresnet * 1.1 < srgan < hr * 1.1
 
 
-@pytest.mark.parametrize("name", ["g_srgan", "g_srresnet", "g_photo"])
+@pytest.mark.parametrize("name", ["g_srgan", "g_srresnet", "g_photo", "g_srresnet_x2"])
 def test_colours_stay_where_they_are(unseen, name):
     assert np.abs(unseen[name].mean((0, 1)) - unseen["HR"].mean((0, 1))).max() < 2

@@ -232,21 +232,11 @@ def opened(browser, address, width, height):
     return tab
 
 
-def drop(tab, path):
-    """Chooses a file, again after a while if the page did not listen yet."""
-    for second in range(90):
-        if second % 20 == 0:
-            tab.set_input_files("#image input[type=file]", str(path))
-        tab.wait_for_timeout(1000)
-        if tab.get_by_text(path.name).first.is_visible():
-            return
-    raise AssertionError(f"{path.name} is not shown")
-
-
 def test_the_browser_gets_the_command_lines_result(browser, address, tmp_path):
     write_rgb(tmp_path / "photo.png", validation_photo()[:60, :80])
     tab = opened(browser, address, 1280, 900)
-    drop(tab, tmp_path / "photo.png")
+    tab.set_input_files("#image input[type=file]", str(tmp_path / "photo.png"))
+    tab.get_by_text("photo.png").first.wait_for(timeout=90_000)
     tab.get_by_role("button", name="Enlarge").click()
     link = tab.locator("#result a[download]").first
     link.wait_for(timeout=90_000)
@@ -278,7 +268,8 @@ def test_the_browser_gets_the_command_lines_result(browser, address, tmp_path):
 def test_the_browser_shows_a_sentence_for_a_broken_image(browser, address, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"<html>")
     tab = opened(browser, address, 1280, 900)
-    drop(tab, tmp_path / "broken.png")
+    tab.set_input_files("#image input[type=file]", str(tmp_path / "broken.png"))
+    tab.get_by_text("broken.png").first.wait_for(timeout=90_000)
     tab.get_by_role("button", name="Enlarge").click()
     tab.get_by_text("cannot read").first.wait_for(timeout=60_000)
     assert str(tmp_path) not in tab.content()

@@ -32,7 +32,7 @@ EXPORT_FORMATS = (
     *("savedmodel", "onnx", "tflite", "ncnn", "tensorlayer"),
     "all",  # but tensorlayer
 )
-ENGINES = ("tensorflow", "ncnn")
+ENGINES = ("tensorflow", "ncnn", "ncnn-vulkan")
 USED_SETTINGS = {  # sections of config.py, by the mode
     "srgan": ("TRAIN", "VALID", "MODEL", "LOSS", "VGG", "RUNTIME"),
     "evaluate": ("VALID", "RUNTIME"),

@@ -163,9 +163,9 @@ class Network:
 
 
 class Runner:
-    """NAME.param and NAME.bin, loaded by ncnn and computed in float32 on the CPU."""
+    """NAME.param and NAME.bin, loaded by ncnn and computed in float32 on the CPU, or on a GPU by Vulkan."""
 
-    def __init__(self, path: Path, threads: int = 0):
+    def __init__(self, path: Path, threads: int = 0, use_vulkan: bool = False):
         """path: of NAME.param; 0 threads: one per core."""
         # before OpenMP is loaded: threads that spin while they wait took six times the CPU time
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -174,6 +174,7 @@ class Runner:
         self._net = ncnn.Net()
         option = self._net.opt
         option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = False
+        option.use_vulkan_compute = use_vulkan
         option.use_sgemm_convolution = False  # 9x9 filters took eleven times the memory, six times as long
         if threads:
             option.num_threads = threads
@@ -211,13 +212,20 @@ class Runner:
         return extractor
 
 
-class NcnnEngine:
-    """The engine of upscaling.upscaler that ncnn runs, in float32 whatever the image's type."""
+def count_gpus() -> int:
+    """GPUs that ncnn can use."""
+    import ncnn
 
-    device = "CPU, by ncnn"
+    return ncnn.get_gpu_count()
+
+
+class NcnnEngine:
+    """The engine of upscaling.upscaler that ncnn runs, in float32 for images of any type."""
+
     live_trunk_tensors = 16  # measured; Winograd's transforms are among them
 
-    def __init__(self, arrays: dict, arguments: dict, settings, source):
+    def __init__(self, arrays: dict, arguments: dict, settings, source, use_vulkan: bool = False):
+        self.device = "GPU, by ncnn and Vulkan" if use_vulkan else "CPU, by ncnn"
         if settings.precision == "bfloat16":
             raise UserError("RUNTIME.precision=bfloat16 needs --engine tensorflow: ncnn computes in float32")
         network = Network(arrays, arguments, source)
@@ -228,7 +236,9 @@ class NcnnEngine:
             path = Path(folder) / "network.param"
             network.write(path)
             try:
-                self._run = Runner(path, settings.intra_op_threads)
+                if use_vulkan and not count_gpus():
+                    raise UserError("--engine ncnn-vulkan: ncnn finds no GPU with Vulkan; use --engine ncnn")
+                self._run = Runner(path, settings.intra_op_threads, use_vulkan)
             except ModuleNotFoundError:
                 raise UserError(
                     f"--engine ncnn needs the package ncnn: pip install ncnn=={VERSION}"

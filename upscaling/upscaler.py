@@ -25,7 +25,7 @@ from upscaling.tiles import Box, tiles
 log = logging.getLogger("srgan")
 
 SMALLEST_TILE_PX = 64 * 64  # a tile that does not fit in memory is halved down to this
-ENGINES = ("tensorflow", "ncnn")
+ENGINES = ("tensorflow", "ncnn", "ncnn-vulkan")
 
 
 class Engine(Protocol):
@@ -49,10 +49,10 @@ class Engine(Protocol):
 
 def _engine_class(name: str) -> Callable[..., Engine]:
     """Imports one engine only: TensorFlow takes seconds to start."""
-    if name == "ncnn":
+    if name.startswith("ncnn"):
         from upscaling.ncnn import NcnnEngine
 
-        return NcnnEngine
+        return functools.partial(NcnnEngine, use_vulkan=name == "ncnn-vulkan")
     from upscaling.graph import GraphEngine
 
     return GraphEngine

@@ -108,7 +108,7 @@ def test_files_of_every_kind_are_those_of_tensorflow(tmp_path, kind, most):
     }[kind]
     pyvips.Image.new_from_array(pixels).write_to_file(str(tmp_path / "image.png"))
     made = []
-    for engine in main.ENGINES:
+    for engine in ("tensorflow", "ncnn"):
         target = tmp_path / f"{engine}.png"
         options = ["--engine", engine, "--set", "RUNTIME.precision=float32"]
         inputs = ["--input", str(tmp_path / "image.png"), "--output", str(target)]
@@ -164,6 +164,34 @@ def test_a_missing_package_is_asked_for(tmp_path, monkeypatch, capsys):
     sentence = refusal(capsys, "--mode=evaluate", "--engine=ncnn", "--weights=srgan")
     assert f"--engine ncnn needs the package ncnn: pip install ncnn=={ncnn.VERSION}" in sentence
     assert f"ncnn=={ncnn.VERSION}" in (ROOT / "requirements-export.txt").read_text().splitlines()
+
+
+def test_vulkan_without_a_gpu_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(ncnn, "count_gpus", lambda: 0)
+    sentence = refusal(capsys, "--mode=evaluate", "--engine=ncnn-vulkan", "--weights=srgan")
+    assert "ncnn finds no GPU with Vulkan" in sentence
+
+
+def test_vulkan_gives_the_programs_image(tmp_path):
+    """In processes of its own: a software driver's LLVM and TensorFlow's do not bear each other."""
+    write_rgb(tmp_path / "a.png", validation_photo()[100:124, 100:130])
+    made = []
+    for engine in ("ncnn", "ncnn-vulkan"):
+        argv = [
+            "main.py",
+            "--mode=evaluate",
+            "--weights=photo",
+            f"--engine={engine}",
+            "--input",
+            tmp_path / "a.png",
+        ]
+        argv += ["--output", tmp_path / f"{engine}.png"]
+        done = subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True)
+        if "ncnn finds no GPU with Vulkan" in done.stderr:
+            pytest.skip("needs a GPU with Vulkan, or a driver that computes in software")
+        assert done.returncode == 0, done.stderr
+        made.append(read_rgb(tmp_path / f"{engine}.png"))
+    assert difference(*made) <= 1
 
 
 def test_options_that_do_not_go_together_are_refused(capsys, tmp_path):

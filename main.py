@@ -95,6 +95,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         epilog=f"These are the options of --mode={mode}. TRAIN.hr_img_path names images to train on.",
         allow_abbrev=False,
     )
+    parser.set_defaults(engine="tensorflow")
     add = parser.add_argument
     add("--checkpoint-dir", type=user_path, metavar="DIR", help="a run's files; default: checkpoint")
     if mode in ("srgan", "evaluate", "benchmark"):
@@ -117,7 +118,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="a file, or shipped: srgan, srresnet, photo ...",
     )
     if mode != "export":
-        add("--engine", choices=ENGINES, default="tensorflow", help="what computes; ncnn starts faster")
+        add("--engine", choices=ENGINES, help="what computes; ncnn starts faster")
     if mode == "page":
         add("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
         add("--port", type=port, metavar="PORT", default=7860, help="0: a free one")
@@ -191,7 +192,7 @@ def start_tensorflow(settings) -> None:
 
 def run(args: argparse.Namespace, recipe: str, config) -> int:
     """Does what `args.mode` says; returns the exit code."""
-    if getattr(args, "engine", "tensorflow") == "tensorflow":
+    if args.engine == "tensorflow":
         start_tensorflow(config.RUNTIME)
     from tf1 import checkpoints
 
@@ -220,12 +221,9 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
 
 def settings_of(args: argparse.Namespace):
     """(recipe, config); what differs from config.py is logged, as far as the mode uses it."""
-    from common.settings import choose_recipe, flatten, make_config  # takes longer than --help may
+    from common.settings import flatten, load_settings, make_config  # takes longer than --help may
 
-    recipe, config = (
-        choose_recipe(args.recipe, args.config),
-        make_config(args.recipe, args.config, args.settings),
-    )
+    recipe, config = load_settings(args.recipe, args.config, args.settings)
     used = USED_SETTINGS[args.mode]
     for setting in args.settings:
         if setting.split(".")[0] not in used:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from config import config
+from tf1.folding import PIXEL_SHUFFLES
 from tf1.layers import (
     INITIALISERS,
     Add,
@@ -24,7 +25,6 @@ from tf1.layers import (
 
 GENERATOR, DISCRIMINATOR = config.MODEL.generator, config.MODEL.discriminator  # defaults
 TRUNK = "add3"  # the layer where all work at LR resolution is done
-PIXEL_SHUFFLES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # by the generator's scale
 LEAK = 0.2  # slope of the discriminator's leaky ReLU (Ledig et al. 2017, section 2.1)
 
 

@@ -135,13 +135,24 @@ class Settings(Section):
 
 
 def make_config(recipe: str | None = None, file: str | None = None, settings=()) -> edict:
-    """A copy of `config` with a recipe, a JSON file as `log_config` writes it, and KEY=VALUE settings.
+    """The settings alone of `load_settings`."""
+    return load_settings(recipe, file, settings)[1]
 
-    Raises UserError for an unknown key or recipe, and for a value that `Settings` does not allow.
+
+def load_settings(recipe: str | None = None, file: str | None = None, settings=()) -> tuple[str, edict]:
+    """(recipe's name, a copy of `config` with a recipe, a JSON file of `log_config`, KEY=VALUE settings).
+
+    The recipe is the one asked for, else that of the run whose settings the file holds. Raises UserError for
+    an unknown key or recipe, and for a value that `Settings` does not allow.
     """
+    of_file, settings_of_file = _read(file)
+    if recipe and of_file and recipe != of_file:
+        raise UserError(f"--config {file} is of a run by recipe {of_file}: leave out --recipe {recipe}")
+    recipe = recipe or of_file or "tensorlayer"
+    if recipe not in RECIPES:
+        raise UserError(f"unknown recipe {recipe!r}: choose from {', '.join(RECIPES)}")
     tree = copy.deepcopy(dict(config))
-    _, settings_of_file = _read(file)
-    for values in (RECIPES[choose_recipe(recipe, file)], settings_of_file):
+    for values in (RECIPES[recipe], settings_of_file):
         for key, value in values.items():
             _set(tree, key, value)
     for setting in settings:
@@ -159,18 +170,7 @@ def make_config(recipe: str | None = None, file: str | None = None, settings=())
     for key, value in list(flatten(tree)):
         if key.endswith(PATHS):
             _set(tree, key, os.path.expanduser(value))
-    return edict(tree)
-
-
-def choose_recipe(recipe: str | None, file: str | None) -> str:
-    """The recipe's name: the one asked for, else that of the run whose settings the file holds."""
-    of_file, _ = _read(file)
-    if recipe and of_file and recipe != of_file:
-        raise UserError(f"--config {file} is of a run by recipe {of_file}: leave out --recipe {recipe}")
-    chosen = recipe or of_file or "tensorlayer"
-    if chosen not in RECIPES:
-        raise UserError(f"unknown recipe {chosen!r}: choose from {', '.join(RECIPES)}")
-    return chosen
+    return recipe, edict(tree)
 
 
 def _read(file: str | None) -> tuple[str | None, dict]:

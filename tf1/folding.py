@@ -1,10 +1,11 @@
-"""Batch norm multiplied into the convolution before it; imports no TensorFlow."""
+"""Facts of the generator that need no TensorFlow: pixel shuffles, batch norm as part of convolutions."""
 
 from __future__ import annotations
 
 import numpy as np
 
 BATCH_NORM_EPSILON = 1e-5
+PIXEL_SHUFFLES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # by the generator's scale
 
 
 def fold_batch_norm(arrays: dict[str, np.ndarray], norms: dict[str, str]) -> dict[str, np.ndarray]:

@@ -113,6 +113,8 @@ class StopSignal:
     def __exit__(self, *_):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if not self._is_chief:
+            signal.set_wakeup_fd(-1)
 
     def _handle(self, number, _frame):
         if self.signal:  # a second signal: exit at once; files are renamed only when complete

@@ -13,7 +13,7 @@ from upscaling import ncnn
 
 CPU_ONLY = tf.compat.v1.ConfigProto(device_count={"GPU": 0})  # or a session takes all its memory
 
-Engine = Callable[[np.ndarray], np.ndarray]  # uint8 [n, h, w, 3] -> uint8 [n, 4h, 4w, 3]
+Engine = Callable[[np.ndarray], np.ndarray]  # uint8 [n, h, w, 3] -> uint8 [n, scale * h, scale * w, 3]
 
 
 def run(path: Path, format: str, image: np.ndarray) -> np.ndarray | None:
@@ -43,7 +43,7 @@ def engine(path: Path, format: str, threads: int = 0) -> Engine:
 
         def run_ncnn(images: np.ndarray) -> np.ndarray:
             sr = np.stack([run_one(image / np.float32(255)) for image in images])
-            return to_integers(2 * sr - 1, np.dtype(np.uint8))
+            return to_integers(2 * sr - 1)
 
         return run_ncnn
     from ai_edge_litert.interpreter import Interpreter
@@ -56,6 +56,6 @@ def engine(path: Path, format: str, threads: int = 0) -> Engine:
         interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images.astype(np.float32) / 255)
         interpreter.invoke()
         sr = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
-        return to_integers(2 * sr - 1, np.dtype(np.uint8))
+        return to_integers(2 * sr - 1)
 
     return run_tflite

@@ -80,7 +80,7 @@ def evaluate(args, config) -> int:
                 args.output,
                 format=args.format,
                 overwrite=args.overwrite,
-                outscale=args.outscale or upscaler.scale,
+                outscale=args.outscale,
                 scale=upscaler.scale,
                 made_with=made_with,
                 shard=args.shard or (1, 1),

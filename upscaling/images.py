@@ -38,10 +38,10 @@ def upscale_files(
     inputs: Sequence[str],
     output: str | os.PathLike,
     *,
+    scale: int,
+    outscale: float | None = None,
     format: str | None = None,
     overwrite: bool = False,
-    outscale: float = 4.0,
-    scale: int = 4,
     made_with: str = "",
     shard: tuple[int, int] = (1, 1),
     compare: bool = False,
@@ -53,9 +53,11 @@ def upscale_files(
     and calls `progress` with the fraction that is done. An error in one image does not stop the others.
 
     Existing results are left unless `overwrite`, but made again if their source has changed since; UserError
-    if some were not `made_with` the same weights. shard: (i, n) does the i-th of n parts. compare: also
-    writes bicubic and result side by side. suggest_photo: mentions the weights for JPEG if some images are.
+    if some were not `made_with` the same weights. outscale: the final factor; None: the scale. shard: (i, n)
+    does the i-th of n parts. compare: also writes bicubic and result side by side. suggest_photo: mentions
+    the weights for JPEG if some images are.
     """
+    outscale = outscale or scale
     jobs = plan_outputs(inputs, output, format=format, outscale=outscale, compare=compare)
     for folder in {job.target.parent for job in jobs}:
         require_writable(folder, "--output")
@@ -93,7 +95,7 @@ def upscale_files(
     return 1 if failures else 0
 
 
-def upscale_image(upscale: Upscale, job: Job, outscale: float, scale: int = 4) -> None:
+def upscale_image(upscale: Upscale, job: Job, outscale: float, scale: int) -> None:
     """Upscale one image file; UserError if it cannot be done."""
     run = _Run(upscale, outscale, scale, made_with="", overwrite=True)
     image, state = run.read(job)
@@ -218,9 +220,9 @@ def _network_input(image: ImageData) -> np.ndarray:
     """
     pixels = image.pixels
     if image.alpha is not None and (image.alpha > 0).any():
-        hidden = image.alpha == 0
         from scipy import ndimage  # here, as it takes a fifth of a second to import
 
+        hidden = image.alpha == 0
         nearest = ndimage.distance_transform_edt(hidden, return_distances=False, return_indices=True)
         pixels = pixels[tuple(nearest)]
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)

@@ -43,8 +43,8 @@ def plan_outputs(
     inputs: Sequence[str],
     output: str | os.PathLike,
     *,
+    outscale: float,
     format: str | None = None,
-    outscale: float = 4.0,
     compare: bool = False,
 ) -> list[Job]:
     """One job for each image, in order; UserError for mistakes that can be seen beforehand.

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from tf1.folding import fold_batch_norm
+from tf1.folding import PIXEL_SHUFFLES, fold_batch_norm
 
 VERSION = "1.0.20261020"  # the package in requirements-export.txt
 FORMAT_MARK = "7767517"  # first line of a .param file
 TRUNK = "trunk"  # the blob between the two stages
-SHUFFLES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # scale -> factors of its pixel shuffles
 
 
 class Network:
@@ -60,11 +59,11 @@ class Network:
         last_kernel: int,
         activation: str,
         output_activation: str,
-        scale: int = 4,
+        scale: int,
     ) -> None:
         """Adds the layers of model.SRGAN_g in their order."""
         assert activation in ("relu", "prelu") and output_activation in ("tanh", "linear")
-        assert scale in SHUFFLES, f"scale {scale}"
+        assert scale in PIXEL_SHUFFLES, f"scale {scale}"
         is_relu = activation == "relu"
 
         def conv(x, name, filters=num_filters, relu=False):
@@ -97,7 +96,7 @@ class Network:
             filters, biases, last = filters / 2, biases / 2 + 0.5, "Clip"
         # a last 1x1 convolution commutes with the last shuffle, which then moves few channels
         self.is_out_moved = last_kernel == 1 and is_relu
-        factors = SHUFFLES[scale]
+        factors = PIXEL_SHUFFLES[scale]
         for i, r in enumerate(factors, start=1):
             x = conv(x, f"n256s1/{i}", r * r * num_filters, relu=is_relu)
             if self.is_out_moved and i == len(factors):

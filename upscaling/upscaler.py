@@ -25,7 +25,6 @@ from upscaling.tiles import Box, tiles
 log = logging.getLogger("srgan")
 
 SMALLEST_TILE_PX = 64 * 64  # a tile that does not fit in memory is halved down to this
-ENGINES = ("tensorflow", "ncnn", "ncnn-vulkan")
 
 
 class Engine(Protocol):
@@ -99,7 +98,7 @@ class Upscaler:
     ):
         """`arrays` and `arguments` as `load_generator` gives them; `settings` is config.RUNTIME.
 
-        engine: one of ENGINES.
+        engine: 'tensorflow', 'ncnn' or 'ncnn-vulkan'.
         """
         self._settings = settings
         self.scale: int = arguments["scale"]

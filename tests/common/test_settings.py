@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.settings import choose_recipe, flatten, log_config, make_config
+from common.settings import flatten, load_settings, log_config, make_config
 from config import RECIPES, config
 
 
@@ -91,7 +91,7 @@ def test_logged_config_reads_back_as_the_same_settings(tmp_path):
     path = str(tmp_path / "config.json")
     log_config(path, cfg, "paper")
     assert make_config(file=path) == make_config("paper", path) == cfg
-    assert choose_recipe(None, path) == "paper"
+    assert load_settings(None, path)[0] == "paper"
     with pytest.raises(UserError, match="is of a run by recipe paper"):
         make_config("demo", path)
 

@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 import subprocess
@@ -15,8 +16,12 @@ from common.errors import UserError
 from common.files import atomic
 from images.files import ImageData, Source, read_image, write_image
 from upscaling import images as images_module
-from upscaling.images import resize, upscale_files
-from upscaling.jobs import NOTES_FILE, notes_of, part_of, plan_outputs
+from upscaling import jobs as jobs_module
+from upscaling.images import resize
+from upscaling.jobs import NOTES_FILE, notes_of, part_of
+
+upscale_files = functools.partial(images_module.upscale_files, scale=4, outscale=4)
+plan_outputs = functools.partial(jobs_module.plan_outputs, outscale=4)
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -518,7 +523,7 @@ def upscale(pixels, progress):
     time.sleep(0.15)
     return pixels.repeat(4, axis=0).repeat(4, axis=1)
 
-upscale_files(upscale, [sys.argv[1]], sys.argv[2])
+upscale_files(upscale, [sys.argv[1]], sys.argv[2], scale=4)
 """
 
 

@@ -232,11 +232,23 @@ def opened(browser, address, width, height):
     return tab
 
 
+def drop(tab, path):
+    """Chooses a file, once more if the page did not listen yet."""
+    from playwright.sync_api import TimeoutError as NotShown
+
+    name = tab.get_by_text(path.name).first
+    tab.set_input_files("#image input[type=file]", str(path))
+    try:
+        name.wait_for(timeout=15_000)
+    except NotShown:
+        tab.set_input_files("#image input[type=file]", str(path))
+        name.wait_for(timeout=60_000)
+
+
 def test_the_browser_gets_the_command_lines_result(browser, address, tmp_path):
     write_rgb(tmp_path / "photo.png", validation_photo()[:60, :80])
     tab = opened(browser, address, 1280, 900)
-    tab.set_input_files("#image input[type=file]", str(tmp_path / "photo.png"))
-    tab.get_by_text("photo.png").first.wait_for(timeout=90_000)
+    drop(tab, tmp_path / "photo.png")
     tab.get_by_role("button", name="Enlarge").click()
     link = tab.locator("#result a[download]").first
     link.wait_for(timeout=90_000)
@@ -268,8 +280,7 @@ def test_the_browser_gets_the_command_lines_result(browser, address, tmp_path):
 def test_the_browser_shows_a_sentence_for_a_broken_image(browser, address, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"<html>")
     tab = opened(browser, address, 1280, 900)
-    tab.set_input_files("#image input[type=file]", str(tmp_path / "broken.png"))
-    tab.get_by_text("broken.png").first.wait_for(timeout=90_000)
+    drop(tab, tmp_path / "broken.png")
     tab.get_by_role("button", name="Enlarge").click()
     tab.get_by_text("cannot read").first.wait_for(timeout=60_000)
     assert str(tmp_path) not in tab.content()

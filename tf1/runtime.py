@@ -39,7 +39,8 @@ def configure(settings) -> None:
         tf.config.experimental.enable_tensor_float_32_execution(False)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
-    if GPU_DRIVER.exists() and not has_gpu():
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")  # on purpose
+    if GPU_DRIVER.exists() and not hidden and not has_gpu():
         log.warning(
             "WARNING: this machine has an NVIDIA GPU, but TensorFlow cannot use it: the CPU computes. "
             "Install its CUDA libraries: pip install 'tensorflow[and-cuda]==%s'",

@@ -14,7 +14,7 @@ import tensorflow as tf
 import vgg19
 from common.errors import UserError
 from common.files import held, require_writable
-from common.machine import memory_limit
+from common.machine import memory_limit, usable_cores
 from common.settings import log_config
 from images.photos import validation_pair
 from model import layout
@@ -141,6 +141,7 @@ def init_weights(config) -> dict[str, np.ndarray]:
 def training_data(train, scale: int, skip: Collection[Path]) -> Dataset:
     """The images of config.TRAIN; skip: folders below that are none."""
     names = ("augment", "exposures", "degradation", "max_bad_images")
+    processes = min(12, usable_cores() * 3 // 4) if runtime.has_gpu() else 0
     return Dataset(
         train.hr_img_path,
         patch_size=train.hr_patch_size,
@@ -149,6 +150,7 @@ def training_data(train, scale: int, skip: Collection[Path]) -> Dataset:
         seed=train.seed,
         **{name: train[name] for name in names},
         skip=skip,
+        processes=processes,
     )
 
 

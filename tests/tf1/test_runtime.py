@@ -110,6 +110,10 @@ def test_a_gpu_that_tensorflow_cannot_use_is_logged(tmp_path, monkeypatch, caplo
     runtime.configure(settings())
     assert caplog.text == ""
     (tmp_path / "version").touch()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    runtime.configure(settings())
+    assert caplog.text == ""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     runtime.configure(settings())
     assert "TensorFlow cannot use it: the CPU computes" in caplog.text
 

@@ -1,17 +1,22 @@
 import contextlib
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.errors import UserError
 from images import files, photos
-from training import dataset
+from training import dataset, patches
 from training.dataset import Dataset
 
 PX = 8
+ROOT = Path(__file__).parents[2]
 
 
 def write_images(folder, sizes):
@@ -41,7 +46,7 @@ def decoded(monkeypatch):
     """The paths that are decoded, none of which stays in memory."""
     paths, read_rgb = [], files.read_rgb
     monkeypatch.setattr(files, "read_rgb", lambda path: paths.append(path) or read_rgb(path))
-    monkeypatch.setattr(dataset, "CACHE_BYTES", 0)
+    monkeypatch.setattr(patches, "CACHE_BYTES", 0)
     return paths
 
 
@@ -101,7 +106,7 @@ def test_positions_and_all_8_symmetries_occur(folder):
 
 def test_order_depends_on_seed_and_epoch_alone(folder, monkeypatch):
     first = np.stack(list(hr_batches(make(folder), 5)))
-    monkeypatch.setattr(dataset, "usable_cores", lambda: 16)
+    monkeypatch.setattr(patches, "usable_cores", lambda: 16)
     again = make(folder)
     list(hr_batches(again, 0))
     np.testing.assert_array_equal(np.stack(list(hr_batches(again, 5))), first)
@@ -153,7 +158,7 @@ def test_large_images_give_crops_by_their_area(tmp_path):
 
 @pytest.mark.parametrize(("budget", "decodes"), [(0, 10), (3.5 * 16 * 24 * 3, 7), (2**20, 0)])
 def test_cache_keeps_the_images_that_fit_its_budget(folder, monkeypatch, decoded, budget, decodes):
-    monkeypatch.setattr(dataset, "CACHE_BYTES", budget)
+    monkeypatch.setattr(patches, "CACHE_BYTES", budget)
     data = make(folder, batch_size=3)
     list(hr_batches(data, 0))
     decoded.clear()
@@ -166,10 +171,10 @@ def test_preparation_stops_a_few_steps_ahead(tmp_path, decoded):
     batches = hr_batches(make(tmp_path, batch_size=2, crops_per_image=1), 0)
     next(batches)
     deadline = time.monotonic() + 5
-    while len(decoded) < 10 and time.monotonic() < deadline:
+    while len(decoded) < 18 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.1)
-    assert len(decoded) == 10  # this step's two and those of four steps ahead
+    assert len(decoded) == 18  # this step's two and those of eight steps ahead
     batches.close()
 
 
@@ -279,3 +284,46 @@ def test_folders_of_the_run_are_no_training_data(folder, tmp_path):
     data = make(folder, skip=[folder / "samples", folder / "checkpoint"])
     assert data.num_images == 10
     assert make(folder / "samples", skip=[folder / "samples"]).num_images == 2  # unless they are meant
+
+
+@pytest.mark.parametrize("degradation", ["bicubic", "photo"])
+def test_processes_cut_the_same_patches_as_threads(folder, degradation):
+    made = [make(folder, degradation=degradation, exposures=0.3, processes=count) for count in (0, 2)]
+    with (
+        contextlib.closing(made[0].stream(0, 5)) as expected,
+        contextlib.closing(made[1].stream(0, 5)) as got,
+    ):
+        for _ in range(8):  # into the next epoch
+            for array, other in zip(next(got), next(expected)):
+                np.testing.assert_array_equal(array, other)
+    for path in folder.iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="more than half of the images"):
+        list(hr_batches(made[1], 0))
+
+
+def test_processes_outlive_a_signal_to_all_and_end_with_a_killed_parent(folder):
+    script = """
+import multiprocessing, sys
+from training.dataset import Dataset
+if __name__ == "__main__":
+    stream = Dataset(sys.argv[1], patch_size=8, scale=4, batch_size=1, seed=0, processes=1).stream(0)
+    while next(stream):
+        print(multiprocessing.active_children()[0].pid, flush=True)
+        sys.stdin.readline()
+"""
+    program = folder.parent / "program.py"
+    program.write_text(script)
+    command = [sys.executable, program, folder]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as parent:
+        process = int(parent.stdout.readline())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(process, number)
+        for _ in range(30):  # more than was cut ahead
+            parent.stdin.write(b"\n")
+            parent.stdin.flush()
+            assert int(parent.stdout.readline()) == process
+        parent.kill()
+        parent.communicate(timeout=20)  # until nobody holds the pipe

@@ -85,21 +85,16 @@ class Cluster:
         if self.hosts == 1:
             return
         facts = {**facts, "device": "", "TensorFlow": tf.__version__}
-        names = sorted(facts)
-        texts = [json.dumps(facts[name], sort_keys=True) for name in names]
-        mine = np.zeros([self.hosts, len(names)], np.float32)
+        texts = [json.dumps(fact, sort_keys=True) for fact in facts.values()]
+        mine = np.zeros([self.hosts, len(facts)], np.float32)
         mine[self.host] = [zlib.crc32(text.encode()) % 2**24 for text in texts]
-        per_host = self.replicas // self.hosts
-        table = session.run(self.run(lambda: sum_of_replicas(tf.constant(mine)))[0]) / per_host
+        table = session.run(self.run(lambda: sum_of_replicas(tf.constant(mine)))[0])
         for host, row in enumerate(table):
-            if differing := [name for name, same in zip(names, row == table[0]) if not same]:
+            if differing := sorted(name for name, same in zip(facts, row == table[0]) if not same):
                 raise UserError(
                     f"host {host} differs from host 0 in {', '.join(differing)}: start all with the same "
                     "command on the same images and VGG19 weights"
                 )
-
-
-ALONE = Cluster()  # one device
 
 
 def connect(settings, options: tf.compat.v1.ConfigProto) -> Cluster:
@@ -108,8 +103,12 @@ def connect(settings, options: tf.compat.v1.ConfigProto) -> Cluster:
     Call it before anything else uses TensorFlow. `options` are those of sessions.
     """
     resolver = _resolver()
+    gpus = tf.config.list_physical_devices("GPU")
     if resolver is None:
-        devices = _devices(settings.devices)
+        if gpus and settings.devices > len(gpus):
+            raise UserError(f"RUNTIME.devices is {settings.devices}, and this machine has {len(gpus)}")
+        kind, count = ("gpu", len(gpus)) if gpus else ("cpu", 1)
+        devices = [f"/{kind}:{number}" for number in range(settings.devices or count)]
         if len(devices) == 1:
             return Cluster(config=options)
         return Cluster(tf.distribute.MirroredStrategy(devices), options)
@@ -119,9 +118,9 @@ def connect(settings, options: tf.compat.v1.ConfigProto) -> Cluster:
     if me not in jobs:
         raise UserError(f"TF_CONFIG: the task {me[0]} {me[1]} is no chief and no worker of its cluster")
     if settings.devices:
-        gpus = tf.config.list_physical_devices("GPU")[: settings.devices]
+        gpus = gpus[: settings.devices]
         tf.config.set_visible_devices(gpus, "GPU")
-        options.gpu_options.visible_device_list = ",".join(str(number) for number in range(len(gpus)))
+        options.gpu_options.visible_device_list = ",".join(map(str, range(len(gpus))))
     strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     options = strategy.update_config_proto(options)
     server = tf.distribute.Server(spec, *me, config=options)
@@ -130,26 +129,16 @@ def connect(settings, options: tf.compat.v1.ConfigProto) -> Cluster:
 
 def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver | None:
     """Who takes part, as TF_CONFIG says; None for this host alone."""
-    if os.environ.get("TF_CONFIG"):
-        try:
-            cluster = json.loads(os.environ["TF_CONFIG"]).get("cluster", {})
-            resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-            alone = sum(len(tasks) for tasks in cluster.values()) < 2
-            if not alone and resolver.task_id is None:
-                raise KeyError("task")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(f"TF_CONFIG cannot be understood: {error}") from None
-        return None if alone else resolver
-    return None
-
-
-def _devices(count: int) -> list[str]:
-    """All GPUs or `count` of them; without one the CPU, as `count` devices."""
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    if gpus and count > gpus:
-        raise UserError(f"RUNTIME.devices is {count}, and this machine has {gpus}")
-    kind = "gpu" if gpus else "cpu"
-    return [f"/{kind}:{number}" for number in range(count or max(1, gpus))]
+    try:
+        cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
+        if sum(len(tasks) for tasks in cluster.values()) < 2:
+            return None
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        if resolver.task_id is None:
+            raise KeyError("task")
+        return resolver
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"TF_CONFIG cannot be understood: {error}") from None
 
 
 def sum_of_replicas(value: tf.Tensor) -> tf.Tensor:

@@ -253,18 +253,23 @@ def test_hosts_stop_when_one_dies_and_go_on_from_the_last_save(tmp_path):
     codes, outputs = hosts.wait(60)
     assert time.monotonic() - died < 60
     assert codes == [2, -signal.SIGKILL] and "another host has stopped" in outputs[0]
-    step = checkpoints.read_meta(tmp_path / "0/checkpoint/srgan_state.npz")["step"]
 
-    hosts = Hosts(tmp_path, settings)
-    hosts.wait_for(tmp_path / f"0/checkpoint/g_srgan_init_{step // 3 + 2}.npz")
+    def continued():
+        """The hosts, training again."""
+        step = checkpoints.read_meta(tmp_path / "0/checkpoint/srgan_state.npz")["step"]
+        for later in (tmp_path / "0/checkpoint").glob("g_srgan_init_*.npz"):
+            later.unlink()
+        hosts = Hosts(tmp_path, settings)
+        hosts.wait_for(tmp_path / f"0/checkpoint/g_srgan_init_{step // 3 + 2}.npz")
+        return hosts
+
+    hosts = continued()
     hosts.processes[1].send_signal(signal.SIGTERM)  # one is asked, and the others cannot go on
     codes, outputs = hosts.wait(60)
     assert codes == [2, 143], outputs
     assert "Continuing" in outputs[0] and "another host has stopped" in outputs[0]
 
-    hosts = Hosts(tmp_path, settings)
-    hosts.wait_for(tmp_path / f"0/checkpoint/g_srgan_init_{step // 3 + 2}.npz")
-    time.sleep(20)  # until they train again
+    hosts = continued()
     for process in hosts.processes:
         process.send_signal(signal.SIGTERM)
     codes, outputs = hosts.wait(60)

@@ -24,12 +24,12 @@ from tf1.layers import (
 )
 
 GENERATOR, DISCRIMINATOR = config.MODEL.generator, config.MODEL.discriminator  # defaults
-TRUNK = "add3"  # the layer where all work at LR resolution is done
+TRUNK = "add3"  # the sum that ends the layers at LR resolution
 LEAK = 0.2  # slope of the discriminator's leaky ReLU (Ledig et al. 2017, section 2.1)
 
 
 def layout(network: str, arguments: dict | None = None) -> tuple[dict, dict[str, tuple]]:
-    """Arguments and {variable: shape}, in graph order, of SRGAN_g or SRGAN_d; the note's by default."""
+    """Arguments and {variable: shape}, in graph order, of SRGAN_g or SRGAN_d; config.py's by default."""
     with tf.Graph().as_default():
         if network == "SRGAN_g":
             arguments = arguments or GENERATOR
@@ -60,7 +60,7 @@ def SRGAN_g(
 
     The scale s is 4, as there, or 2, 3 or 8 (Lim et al. 2017, fig. 3). activation: 'relu' or 'prelu';
     output_activation: 'tanh' or 'linear'; init: 'normal' is N(0, 0.02), 'fan_in' is N(0, 1 / fan_in).
-    Without `norm` convolutions have biases in place of batch norm, which is how trained weights are run.
+    Without `norm`, for inference with folded weights, convolutions have biases in place of batch norm.
     Convolutions compute in `dtype`; outputs are float32.
     """
     assert t_image.shape.rank == 4 and t_image.shape[-1] == 3, t_image.shape
@@ -120,8 +120,8 @@ def SRGAN_d(
 ) -> tuple[Network, tf.Tensor]:
     """[N, p, p, 3] in [-1, 1] -> (network, logits [M, 1]); `network.outputs` is their sigmoid.
 
-    M is N, a logit per image; with patch_gan N times the places that the convolutions leave, each
-    judged by what it sees (Isola et al. 2017, section 3.2.2).
+    M is N, a logit per image; with patch_gan N times the positions of the last feature map, each of which
+    judges its receptive field (Isola et al. 2017, section 3.2.2).
 
     convs: (kernel, stride, filters) in order, batch norm from the second on; residual: filters of the
     1x1 and 3x3 convolutions of a last residual block, () for none; dense: units of hidden dense
@@ -148,11 +148,11 @@ def SRGAN_d(
             linear = residual and i == len(convs) - 1  # the sum below is activated instead
             conv_norm(filters, kernel, stride, (f"h{i}/c", f"h{i}/bn"), None if linear else lrelu)
         if residual:
-            trunk, trunk_filters = net.outputs, convs[-1][2]
+            block_input, block_filters = net.outputs, convs[-1][2]
             conv_norm(residual[0], 1, 1, ("res/c", "res/bn"), lrelu)
             conv_norm(residual[1], 3, 1, ("res/c2", "res/bn2"), lrelu)
-            conv_norm(trunk_filters, 3, 1, ("res/c3", "res/bn3"), None)
-            net.add(Add(act=lrelu, name="res/add"), [trunk, net.outputs])
+            conv_norm(block_filters, 3, 1, ("res/c3", "res/bn3"), None)
+            net.add(Add(act=lrelu, name="res/add"), [block_input, net.outputs])
         if patch_gan:
             net.outputs = tf.reshape(net.outputs, [-1, net.outputs.shape[-1]])
         else:

@@ -1,4 +1,4 @@
-"""The study note's image helpers. Training itself reads and crops in `training/dataset.py`."""
+"""The study note's image helpers. Training itself reads and crops in `training/patches.py`."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def read_network(path: str | Path, network: str, layout) -> tuple[dict[str, np.n
     """Weights of one network, all finite, and the meta with its `arguments`, `recipe` and `step`.
 
     Reads this program's npz, Saver checkpoints by their prefix, and TensorLayer 1.x's lists.
-    `layout(network)` gives the arguments and {variable: shape} of the note's network. path: as in `locate`.
+    `layout(network)` gives the arguments and {variable: shape} of config.py's network. path: as in `locate`.
     """
     path = locate(path, network)
     if third_party.is_saver(path):

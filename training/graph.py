@@ -6,15 +6,14 @@ batch; sums of gradients, means of losses and batch-norm statistics connect them
 
 from __future__ import annotations
 
-import functools
 from types import SimpleNamespace
 
 import tensorflow as tf
 
 from model import SRGAN_d, SRGAN_g
-from tf1.average import MovingAverage
-from tf1.distribution import num_replicas, over_replicas, sum_of_replicas
+from tf1.distribution import over_replicas
 from tf1.layers import tl
+from tf1.optimiser import MovingAverage, minimise
 from training.losses import excess_loss, means_loss
 from vgg19 import Vgg19_simple_api
 
@@ -24,17 +23,18 @@ v1 = tf.compat.v1
 def build(config, dtype: tf.DType) -> SimpleNamespace:
     """Builds the graph in the default tf.Graph and returns its names; convolutions compute in `dtype`.
 
-    One run of `g_optim` is the note's two runs: D's update, then G's against the updated D, with one forward
-    pass of G and one VGG19 pass of the target. Without adversarial epochs there is no D and no VGG19.
+    One run of `g_optim` is the note's two runs, with one forward pass of G: D's update, then G's against the
+    updated D. Without adversarial epochs there is no D and no VGG19.
     """
     train, loss, vgg = config.TRAIN, config.LOSS, config.VGG
-    p, scale, adversarial = train.hr_patch_size, config.MODEL.generator.scale, train.n_epoch > 0
+    scale, adversarial = config.MODEL.generator.scale, train.n_epoch > 0
     g_args = {**config.MODEL.generator, "init": train.init, "dtype": dtype}
     d_args = {**config.MODEL.discriminator, "init": train.init, "dtype": dtype}
 
     # 1. Placeholders: LR and HR of a batch, uint8
-    t_image = v1.placeholder(tf.uint8, [None, p // scale, p // scale, 3], "t_image")
-    t_target_image = v1.placeholder(tf.uint8, [None, p, p, 3], "t_target_image")
+    hr_px, lr_px = train.hr_patch_size, train.hr_patch_size // scale
+    t_image = v1.placeholder(tf.uint8, [None, lr_px, lr_px, 3], "t_image")
+    t_target_image = v1.placeholder(tf.uint8, [None, hr_px, hr_px, 3], "t_target_image")
     lr, hr = to_range(t_image), to_range(t_target_image)
 
     # 2. Generator
@@ -45,7 +45,7 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
         net_d, logits_real = SRGAN_d(hr, is_train=True, reuse=False, **d_args)
         net_d_fake, logits_fake = SRGAN_d(net_g.outputs, is_train=True, reuse=True, **d_args)
 
-    # 4. VGG19 features, of every patch or every so many
+    # 4. VGG19 features, of every `VGG.every`-th patch
     def features(images, reuse):
         if vgg.every > 1:
             images = images[:: vgg.every]
@@ -58,15 +58,15 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
         net_vgg, vgg_target_emb = features(hr, reuse=False)
         _, vgg_predict_emb = features(net_g.outputs, reuse=True)
 
-    # 5. The generator for use: the same variables, or their moving averages, of images of any size
-    global_step = v1.train.get_or_create_global_step()
+    # 5. Test generator: the same variables, or their moving averages; images of any size
     average = MovingAverage(net_g.all_params, train.ema_decay)
     t_test_image = v1.placeholder(tf.uint8, [None, None, None, 3], "t_test_image")
     with v1.variable_scope("", reuse=True, custom_getter=average.getter):
-        net_g_test = SRGAN_g(to_range(t_test_image), reuse=True, **config.MODEL.generator, dtype=dtype)
+        g_test_args = {**config.MODEL.generator, "dtype": dtype}
+        net_g_test = SRGAN_g(to_range(t_test_image), is_train=False, reuse=True, **g_test_args)
     sr_test = to_pixels(net_g_test.outputs)
 
-    # 6. Losses; G's against D comes with its optimiser, which needs the updated D
+    # 6. Losses; g_gan_loss is in step 9, since it uses D after its update
     mse_loss = tl.cost.mean_squared_error(net_g.outputs, hr, is_mean=True)
     if adversarial:
         d_loss1 = tl.cost.sigmoid_cross_entropy(logits_real, tf.ones_like(logits_real))
@@ -89,40 +89,28 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
         lr_v = v1.get_variable("lr_v", initializer=train.lr_init, trainable=False)
 
     # 9. Optimisers
-    def minimise(name, value, variables, *nets, of_g=True):
-        """Adam's step and the averages' updates; one that is not finite moves nothing, despite momentum."""
-        gradients = v1.gradients(value / num_replicas(), variables)
-        finite = tf.math.is_finite(sum_of_replicas(tf.add_n([tf.reduce_sum(g) for g in gradients])))
-        adam = v1.train.AdamOptimizer(tf.where(finite, lr_v, 0.0), train.beta1, name=name)
-        gradients = [tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
-        updates = [adam.apply_gradients(zip(gradients, variables))]
-        for net in nets:  # fixed order: floating-point sums must not depend on scheduling
-            with tf.control_dependencies(updates):
-                updates += net.moving_average_updates(finite)
-        if of_g:
-            with tf.control_dependencies(updates):
-                updates.append(global_step.assign_add(tf.cast(finite, tf.int64)).op)
-            with tf.control_dependencies(updates):
-                updates.append(average.update(global_step, finite))
-        return tf.group(*updates), finite
-
-    g_optim_init, g_init_finite = minimise("g_optim_init", mse_loss, g_vars, net_g)
+    adam = {"lr_v": lr_v, "beta1": train.beta1}
+    g_optim_init, g_init_finite = minimise(
+        "g_optim_init", mse_loss, g_vars, **adam, nets=[net_g], average=average
+    )
     if adversarial:
-        d_optim, d_finite = minimise("d_optim", d_loss, d_vars, net_d, net_d_fake, of_g=False)
+        d_optim, d_finite = minimise("d_optim", d_loss, d_vars, **adam, nets=[net_d, net_d_fake])
         with tf.control_dependencies([d_optim]):
-            _, logits_fake = SRGAN_d(net_g.outputs, is_train=True, reuse=True, **d_args)
-        g_gan_loss = loss.adversarial * tl.cost.sigmoid_cross_entropy(logits_fake, tf.ones_like(logits_fake))
-        g_losses = {"mse_loss": loss.mse * mse_loss, "vgg_loss": vgg_loss, "g_gan_loss": g_gan_loss}
-        g_losses |= extra_losses
-        g_losses["g_loss"] = g_loss = functools.reduce(tf.add, g_losses.values())
-        g_optim, g_finite = minimise("g_optim", g_loss, g_vars, net_g)
+            _, logits_of_updated_d = SRGAN_d(net_g.outputs, is_train=True, reuse=True, **d_args)
+        g_gan_loss = loss.adversarial * tl.cost.sigmoid_cross_entropy(
+            logits_of_updated_d, tf.ones_like(logits_of_updated_d)
+        )
+        weighted_mse_loss = loss.mse * mse_loss
+        g_loss = sum(extra_losses.values(), weighted_mse_loss + vgg_loss + g_gan_loss)
+        g_optim, g_finite = minimise("g_optim", g_loss, g_vars, **adam, nets=[net_g], average=average)
 
-    # For the log
+    # For the log: means over all devices; G's terms as they add up to g_loss
     g_init_losses = over_replicas({"mse_loss": mse_loss})
     if adversarial:
-        d_losses = over_replicas({"d_loss1": d_loss1, "d_loss2": d_loss2, "d_loss": d_loss})
-        g_losses = {**d_losses, **over_replicas(g_losses)}
         finite = tf.logical_and(d_finite, g_finite)
+        d_losses = over_replicas({"d_loss1": d_loss1, "d_loss2": d_loss2, "d_loss": d_loss})
+        g_terms = {"mse_loss": weighted_mse_loss, "vgg_loss": vgg_loss, "g_gan_loss": g_gan_loss}
+        g_losses = {**d_losses, **over_replicas({**g_terms, **extra_losses, "g_loss": g_loss})}
     return SimpleNamespace(**locals())
 
 

@@ -68,6 +68,7 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
                 log_config(folder / "config.json", config, recipe)
             meta = {"recipe": recipe, "config": config, "facts": facts}
             run = Run(g, sess, data, report, schedule, cluster, folder=folder, meta=meta)
+            # Weights: random; then VGG19's and TRAIN.init_weights; then the saved state
             sess.run(tf.compat.v1.global_variables_initializer())
             assign_weights(sess, g, vgg_weights, start_weights, config.TRAIN)
             run.restore(saved)
@@ -139,7 +140,7 @@ def init_weights(config) -> dict[str, np.ndarray]:
 
 
 def training_data(train, scale: int, skip: Collection[Path]) -> Dataset:
-    """The images of config.TRAIN; skip: folders below that are none."""
+    """The images of config.TRAIN; skip: subfolders to ignore."""
     names = ("augment", "exposures", "degradation", "max_bad_images")
     processes = min(12, usable_cores() * 3 // 4) if runtime.has_gpu() else 0
     return Dataset(

@@ -23,7 +23,7 @@ log = logging.getLogger("srgan")
 
 WEIGHTS_FILES = {PRETRAIN: "g_srgan_init.npz", ADVERSARIAL: "g_srgan.npz"}
 MAX_SKIPPED_STEPS = 10  # in a row, whose losses or gradients are not finite
-WARMUP_STEPS = 4  # the first steps of a process in each phase, too slow to be timed
+UNTIMED_STEPS = 4  # the first steps of a process in each phase, too slow to be timed
 LOG_INTERVAL_S = 60  # where there is no progress bar
 
 
@@ -81,7 +81,9 @@ class Run:
                 if not has_bar and time.monotonic() - said_at > LOG_INTERVAL_S:
                     said_at = time.monotonic()
                     log.info("%s: step %d of %d", name, epoch_step, steps)
-                if rate != (rate := self.schedule.learning_rate(self.step_number)):
+                new_rate = self.schedule.learning_rate(self.step_number)
+                if new_rate != rate:
+                    rate = new_rate
                     checkpoints.load(self.session, {self.graph.lr_v: rate})
                 self.started = time.perf_counter()
                 batch = next(self.stream)
@@ -104,17 +106,17 @@ class Run:
             self._event(f"step {step} skipped: its losses or gradients are not finite ({losses})")
             if self.skipped_steps == MAX_SKIPPED_STEPS:
                 raise UserError(
-                    f"the last {MAX_SKIPPED_STEPS} steps were not finite, and moved nothing: start again "
+                    f"the last {MAX_SKIPPED_STEPS} steps were not finite and moved no weight: start again "
                     f"with --restart --set TRAIN.lr_init={self.train.lr_init / 10:g}, or look at the images"
                 )
         self._say_duration(seconds)
         self.bar.update()
         self.bar.set_postfix({name: f"{value:.4g}" for name, value in losses.items()})
-        if self.schedule.position(self.step_number).epoch_step:
+        if self.schedule.position(self.step_number).epoch_step:  # else end_epoch() does
             self._stop_if_asked()
 
     def end_epoch(self) -> None:
-        """Writes weights, samples and the log, then the state."""
+        """Writes the log and the state; first, every TRAIN.save_every epochs, samples and weights."""
         phase, epoch, _ = self.schedule.position(self.step_number - 1)
         is_checkpoint = (epoch + 1) % self.train.save_every == 0
         is_checkpoint |= self.step_number == self.schedule.phase_end(phase)
@@ -139,7 +141,10 @@ class Run:
         """Makes sure, after the last epoch, that the weights are written."""
         is_missing = self.step_number and self.weights_step() != self.step_number
         if self.report and is_missing and not self.save_weights():
-            raise UserError("the run is finished, but its weights could not be written: make room, repeat")
+            raise UserError(
+                "the run is finished, but its weights could not be written: free disk space and run the same "
+                "command again"
+            )
         self._say("Finished")
 
     # -- stops
@@ -158,7 +163,7 @@ class Run:
         part = self.cluster.host, self.cluster.hosts
         self.stream = self.dataset.stream(passes, first, part)
         if self.saved_step < 0:
-            self.save()  # so that there is always a state to go back to, and the disk is tried
+            self.save()  # so that a full disk is noticed now, and there is always a state to go back to
         return self
 
     def __exit__(self, _, error, __) -> None:
@@ -275,6 +280,6 @@ class Run:
         phase = self.schedule.position(self.step_number - 1).phase
         left = self.schedule.phase_end(phase) - self.step_number
         done = self.steps_of_process[phase] = self.steps_of_process.get(phase, 0) + 1
-        if done == WARMUP_STEPS + 1 and left * seconds > 60:
+        if done == UNTIMED_STEPS + 1 and left * seconds > 60:
             duration = tqdm.format_interval(left * seconds)
             log.info("About %.2g s a step: %s ends in %s", seconds, phase, duration)

@@ -37,7 +37,11 @@ class Schedule:
         return sum(self.epochs[name] for name in names[: names.index(phase) + 1]) * self.steps_per_epoch
 
     def learning_rate(self, step: int) -> float:
-        """The note decays it in the adversarial phase alone; 'cosine' goes to zero over each phase."""
+        """Of a step: warm-up, then TRAIN.lr_schedule. D alone learns at lr_init.
+
+        'step' decays it in the adversarial phase alone, as the note does; 'cosine' goes to zero over each
+        phase of G.
+        """
         train, (phase, epoch, epoch_step) = self.train, self.position(step)
         if phase == DISCRIMINATOR:
             return train.lr_init

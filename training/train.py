@@ -11,8 +11,10 @@ from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN
 def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, restart: bool) -> None:
     """Trains by `config`; files in, files out. Continues what is in `checkpoint_dir` unless `restart`."""
     with prepared_run(config, Path(checkpoint_dir), Path(samples_dir), recipe, restart) as run:
-        sess, g, feed = run.session, run.graph, run.cluster.feed
+        sess, g = run.session, run.graph
+        feed = run.cluster.feed  # {t_image: b_imgs_96, t_target_image: b_imgs_384}
 
+        # run.batches() also sets lr_v and saves every TRAIN.save_minutes
         for _ in run.epochs(PRETRAIN):
             for b_imgs_96, b_imgs_384 in run.batches():
                 losses, finite, _ = sess.run(
@@ -21,7 +23,11 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
                 run.step(losses, finite)
             run.end_epoch()
 
-        for _ in run.epochs(DISCRIMINATOR):  # before G learns from it; not in the note
+        # The note saves g_srgan_init.npz here and loads it again; one session goes on with it.
+
+        for _ in run.epochs(
+            DISCRIMINATOR
+        ):  # alone, so that G does not start against an untrained D; not in the note
             for b_imgs_96, b_imgs_384 in run.batches():
                 losses, finite, _ = sess.run(
                     [g.d_losses, g.d_finite, g.d_optim], feed(g, b_imgs_96, b_imgs_384)
@@ -31,6 +37,7 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
 
         for _ in run.epochs(ADVERSARIAL):
             for b_imgs_96, b_imgs_384 in run.batches():
+                # d_loss1, d_loss2, d_loss, mse_loss, vgg_loss, g_gan_loss, ..., g_loss
                 losses, finite, _ = sess.run(
                     [g.g_losses, g.finite, g.g_optim], feed(g, b_imgs_96, b_imgs_384)
                 )

@@ -1,10 +1,45 @@
-"""Moving averages of weights."""
+"""A training step that a NaN cannot harm, and the moving averages of weights."""
 
 from __future__ import annotations
 
 import re
 
 import tensorflow as tf
+
+from tf1.distribution import num_replicas, sum_of_replicas
+from tf1.layers import Network
+
+
+def minimise(
+    name: str,
+    loss: tf.Tensor,
+    variables: list[tf.Variable],
+    lr_v: tf.Variable,
+    beta1: float,
+    nets: list[Network],
+    average: MovingAverage | None = None,
+) -> tuple[tf.Operation, tf.Tensor]:
+    """(a step of Adam, whether its gradients are finite).
+
+    If one is not, no weight and no average moves: the learning rate is 0 for this step, since Adam would move
+    the weights by its momentum. The batch norms of `nets` move their averages; with `average`, that and the
+    global step move too.
+    """
+    gradients = tf.compat.v1.gradients(loss / num_replicas(), variables)
+    finite = tf.math.is_finite(sum_of_replicas(tf.add_n([tf.reduce_sum(g) for g in gradients])))
+    adam = tf.compat.v1.train.AdamOptimizer(tf.where(finite, lr_v, 0.0), beta1, name=name)
+    gradients = [tf.where(finite, g, tf.zeros_like(g)) for g in gradients]
+    updates = [adam.apply_gradients(zip(gradients, variables))]
+    for net in nets:  # fixed order: floating-point sums must not depend on scheduling
+        with tf.control_dependencies(updates):
+            updates += net.moving_average_updates(finite)
+    if average:
+        global_step = tf.compat.v1.train.get_or_create_global_step()
+        with tf.control_dependencies(updates):
+            updates.append(global_step.assign_add(tf.cast(finite, tf.int64)).op)
+        with tf.control_dependencies(updates):
+            updates.append(average.update(global_step, finite))
+    return tf.group(*updates), finite
 
 
 class MovingAverage:

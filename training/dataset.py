@@ -17,10 +17,10 @@ from common.errors import UserError
 from common.machine import usable_cores
 from images import files, photos
 from images.listing import list_images
-from training.patches import Crop, PatchCutter, background
+from training.patches import Crop, PatchCutter, cutting_pool
 
-# An epoch takes one crop for each square of so many patch sides of an image: few enough to differ, and enough
-# to make decoding cheap compared with training
+# Crops of an image in an epoch: area / (2.5 * patch_size) ** 2, few enough to differ, and enough to make
+# decoding cheap compared with training; more where all together would not fill a batch
 _CROP_SIDES = 2.5
 _POOL_BYTES = 64 * 2**20  # crops cut ahead of their turn
 _STEPS_AHEAD = 8
@@ -36,8 +36,11 @@ class _Plan(NamedTuple):
     """One epoch's crops in training order; each field is an array [steps * batch_size]."""
 
     images: np.ndarray
-    crops: Crop
-    visits: np.ndarray  # crops with the same number are cut from one decoding
+    visits: np.ndarray  # crops with the same number are cut together
+    tops: np.ndarray
+    lefts: np.ndarray
+    symmetries: np.ndarray
+    exposures: np.ndarray
 
 
 class Dataset:
@@ -64,8 +67,8 @@ class Dataset:
 
         Unreadable images are logged and left out; UserError if their fraction is above `max_bad_images`, or
         if no image is left. crops_per_image: patches of an image in an epoch; None: by its area. skip:
-        folders below that are no training data. degradation: 'bicubic' makes LR as MATLAB does, 'photo' as
-        training/degradation.py does. processes: that cut the patches; 0: threads of this one.
+        subfolders to ignore. degradation: 'bicubic' makes LR as MATLAB does, 'photo' as
+        training/degradation.py does. processes: how many cut the patches; 0: threads do.
         """
         assert degradation in ("bicubic", "photo"), degradation
         assert min(patch_size, batch_size, seed + 1) > 0, (patch_size, batch_size, seed)
@@ -97,7 +100,8 @@ class Dataset:
         self._cutter = PatchCutter(paths, self._sizes, patch_size, scale, degradation)
         if crops_per_image is None:
             areas = self._sizes.prod(axis=1) / (_CROP_SIDES * patch_size) ** 2
-            self._crops = np.maximum(1, np.rint(areas)).astype(np.int64)
+            fewest = math.ceil(batch_size / len(paths))
+            self._crops = np.maximum(fewest, np.rint(areas)).astype(np.int64)
         else:
             self._crops = np.full(len(paths), crops_per_image)
 
@@ -115,7 +119,7 @@ class Dataset:
         self, epoch: int, first_step: int = 0, part: tuple[int, int] = (0, 1)
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The batches of an epoch from a step on, and of all epochs that follow."""
-        with background(self._cutter, self._processes) as cut:
+        with cutting_pool(self._cutter, self._processes) as cut:
             while True:
                 yield from self._batches(cut, epoch, first_step, part)
                 epoch, first_step = epoch + 1, 0
@@ -132,7 +136,7 @@ class Dataset:
         They are cut in the background, a few steps ahead, until the iterator is closed. All crops of a visit
         are cut together and wait for their turn.
         """
-        with background(self._cutter, self._processes) as cut:
+        with cutting_pool(self._cutter, self._processes) as cut:
             yield from self._batches(cut, epoch, first_step, part)
 
     def _batches(self, cut: Callable[..., Future], epoch: int, first_step: int, part: tuple[int, int]):
@@ -143,23 +147,24 @@ class Dataset:
             for position in self._positions(step, part):
                 positions.setdefault(plan.visits[position], []).append(position)
         patches: dict[int, Future] = {}  # of each visit that has begun
-        unbegun = iter(list(positions))  # the first needed first
-        upcoming = next(unbegun, None)
+        pending = iter(list(positions))  # the first needed first
+        next_visit = next(pending, None)
         for step in range(first_step, self.steps_per_epoch):
-            while upcoming is not None and positions[upcoming][0] < (step + 1 + _STEPS_AHEAD) * size:
-                here = positions[upcoming]
-                crops = [Crop(*map(int, values)) for values in zip(*(field[here] for field in plan.crops))]
-                seeds = [[self._seed, epoch, position] for position in here]
-                patches[upcoming] = cut(int(plan.images[here[0]]), crops, seeds)
-                upcoming = next(unbegun, None)
-            here = self._positions(step, part)
-            visits = [plan.visits[position] for position in here]
+            while next_visit is not None and positions[next_visit][0] < (step + 1 + _STEPS_AHEAD) * size:
+                of_visit = positions[next_visit]
+                rows = zip(*(field[of_visit].tolist() for field in plan[2:]))
+                seeds = [[self._seed, epoch, position] for position in of_visit]
+                image = int(plan.images[of_visit[0]])
+                patches[next_visit] = cut(image, [Crop(*row) for row in rows], seeds)
+                next_visit = next(pending, None)
+            of_batch = self._positions(step, part)
+            visits = plan.visits[of_batch.start : of_batch.stop]
             pairs = [
                 patches[visit].result()[positions[visit].index(position)]
-                for visit, position in zip(visits, here)
+                for visit, position in zip(visits, of_batch)
             ]
             for visit in set(visits):
-                if positions[visit][-1] < here.stop:
+                if positions[visit][-1] < of_batch.stop:
                     del patches[visit]
             lr, hr = map(np.stack, zip(*pairs))
             yield lr, hr
@@ -183,25 +188,25 @@ class Dataset:
     def _plan(self, epoch: int) -> _Plan:
         """The crops of an epoch, a function of (seed, epoch) alone."""
         rng = np.random.default_rng([self._seed, epoch])
-        order = rng.permutation(self.num_images)
-        images = np.repeat(order, self._crops[order])
-        visits = np.repeat(np.arange(self.num_images), self._crops[order])
+        shuffled = rng.permutation(self.num_images)
+        images = np.repeat(shuffled, self._crops[shuffled])
+        visits = np.repeat(np.arange(self.num_images), self._crops[shuffled])
         tops, lefts = rng.integers(self._sizes[images].T - self.patch_size + 1)
         symmetries = rng.integers(8 if self._augment else 1, size=len(images))
         # An image's crops are cut together and wait for their turn, spread so that a batch has
         # about one of them; as many may wait as the longest spread, which the pool limits.
         pool = _POOL_BYTES // (3 * self.patch_size**2)
         spread = np.minimum((self._crops[images] - 1) * self.batch_size, pool)
-        turns = np.argsort(np.arange(len(images)) + spread * rng.random(len(images)))
-        # so many levels that much of a patch is wholly black, or now and then wholly white
+        order = np.argsort(np.arange(len(images)) + spread * rng.random(len(images)))
+        # enough for much of a patch to become black, and now and then white
         levels = rng.integers(64, 192, size=len(images)) * rng.choice([-1, -1, -1, 1], size=len(images))
         exposures = np.where(rng.random(len(images)) < self._exposures, levels, 0)
-        # The last batch's filling is decoded once more, at the end, instead of kept all along.
-        turns = np.resize(turns, self.steps_per_epoch * self.batch_size)
-        visits = visits[turns]
+        # The crops that fill up the last batch are cut again, at the end, rather than kept in memory.
+        order = np.resize(order, self.steps_per_epoch * self.batch_size)
+        visits = visits[order]
         visits[len(images) :] += self.num_images
-        crops = Crop(tops[turns], lefts[turns], symmetries[turns], exposures[turns])
-        return _Plan(images[turns], crops, visits)
+        rest = (field[order] for field in (tops, lefts, symmetries, exposures))
+        return _Plan(images[order], visits, *rest)
 
     def _look_at(self, paths, setting: str, max_bad: float) -> list[Entry | None]:
         """The entry of each image; None for those that cannot be read."""

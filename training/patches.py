@@ -22,7 +22,7 @@ from images import bicubic, files
 from training import degradation as degrading
 
 CACHE_BYTES = min(2**30, memory_limit() // 8)  # decoded images that are kept
-_LOSING = threading.Lock()
+_LOST_LOCK = threading.Lock()
 
 log = logging.getLogger("srgan")
 
@@ -37,7 +37,7 @@ class Crop(NamedTuple):
 
 
 class PatchCutter:
-    """(LR, HR) patches of images; the random numbers of a patch depend on (seed, epoch, position) alone."""
+    """Cuts (LR, HR) patches from images; decodes an image once, and keeps it if there is room."""
 
     def __init__(self, paths: list[Path], sizes: np.ndarray, patch_size: int, scale: int, degradation: str):
         """sizes: [n, (h, w)]; degradation: as in `Dataset`."""
@@ -48,18 +48,27 @@ class PatchCutter:
         self._lost: set[Path] = set()  # could be read at the start, and cannot any more
 
     def cut(self, image_index: int, crops: list[Crop], seeds: list) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The patches of one image."""
+        """The patches of one image; `seeds` are those of their degradations."""
         image = self.read(image_index)
         room_y, room_x = (side - self._patch_size + 1 for side in image.shape[:2])
-        # the remainder changes nothing, unless another image is used instead
+        # % matters only where another image, of another size, is used instead
         crops = [crop._replace(top=crop.top % room_y, left=crop.left % room_x) for crop in crops]
         return [self.pair(image, crop, np.random.default_rng(seed)) for crop, seed in zip(crops, seeds)]
 
     def pair(self, image: np.ndarray, crop: Crop, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(LR, HR) of a patch: turned, mirrored, exposed, and made small."""
-        scale, margin = self._scale, 0
-        if self._degradation == "photo":
-            margin = math.ceil(degrading.MARGIN_PX / scale) * scale
+        """(LR, HR) of a patch: the note's downsample_fn of its crop_sub_imgs_fn, or a degradation."""
+        scale = self._scale
+        if self._degradation == "bicubic":
+            hr = self._crop(image, crop, 0)
+            return bicubic.downsample(hr, scale), hr
+        lr_margin = math.ceil(degrading.MARGIN_PX / scale)
+        margin = lr_margin * scale
+        region = self._crop(image, crop, margin)
+        lr = degrading.degrade(region, scale, rng)
+        return lr[lr_margin:-lr_margin, lr_margin:-lr_margin], region[margin:-margin, margin:-margin]
+
+    def _crop(self, image: np.ndarray, crop: Crop, margin: int) -> np.ndarray:
+        """A patch and `margin` px around it, mirrored at the image's edges."""
         rows, columns = (
             np.arange(start - margin, start + self._patch_size + margin) for start in (crop.top, crop.left)
         )
@@ -71,12 +80,7 @@ class PatchCutter:
             region = region[:, ::-1]
         if crop.exposure:
             region = np.clip(region.astype(np.int16) + crop.exposure, 0, 255).astype(np.uint8)
-        region = np.ascontiguousarray(region)
-        if not margin:
-            return bicubic.downsample(region, scale), region
-        lr = degrading.degrade(region, scale, rng)
-        lr_margin = margin // scale
-        return lr[lr_margin:-lr_margin, lr_margin:-lr_margin], region[margin:-margin, margin:-margin]
+        return np.ascontiguousarray(region)
 
     def read(self, first: int) -> np.ndarray:
         """An image by its index, or the next one that can still be read."""
@@ -91,10 +95,10 @@ class PatchCutter:
                 return image
             except UserError as error:
                 self._lose(path, error)
-        raise AssertionError("half of the images can be read")
+        raise AssertionError("_lose raises before all are lost")
 
     def _lose(self, path: Path, error: UserError) -> None:
-        with _LOSING:
+        with _LOST_LOCK:
             if path not in self._lost:
                 self._lost.add(path)
                 log.warning("WARNING: %s; the next image is used instead", error)
@@ -114,16 +118,15 @@ class PatchCutter:
 
 
 @contextlib.contextmanager
-def background(cutter: PatchCutter, processes: int) -> Iterator[Callable[..., Future]]:
+def cutting_pool(cutter: PatchCutter, processes: int) -> Iterator[Callable[..., Future]]:
     """`cutter.cut` in the background. An image always goes to the same process, which keeps it decoded.
 
-    Python runs one thread at a time, which limits threads to twice the work of one. That keeps a CPU busy,
-    and not a GPU.
+    Python's lock (GIL) limits threads to about twice the work of one: enough for a CPU, too slow for a GPU.
     """
     if processes:
         spawn = multiprocessing.get_context("spawn")
-        pools = [ProcessPoolExecutor(1, spawn, _start, (cutter, processes)) for _ in range(processes)]
-        cut = _cut
+        pools = [ProcessPoolExecutor(1, spawn, _init_worker, (cutter, processes)) for _ in range(processes)]
+        cut = _cut_in_worker
     else:  # half the cores: the other half prepares and runs the training step
         pools = [ThreadPoolExecutor(min(8, max(1, usable_cores() // 2)), "srgan-input")]
         cut = cutter.cut
@@ -134,13 +137,13 @@ def background(cutter: PatchCutter, processes: int) -> Iterator[Callable[..., Fu
             pool.shutdown(wait=not processes, cancel_futures=True)
 
 
-_of_process: PatchCutter
+_worker_cutter: PatchCutter
 
 
-def _start(cutter: PatchCutter, processes: int) -> None:
-    """Signals are the parent's matter; without it, also when it is killed, this process ends."""
-    global _of_process
-    _of_process = cutter
+def _init_worker(cutter: PatchCutter, processes: int) -> None:
+    """Ignores SIGINT and SIGTERM, which the parent handles, and exits when the parent dies."""
+    global _worker_cutter
+    _worker_cutter = cutter
     cutter.cache_room //= processes
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -152,5 +155,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _cut(*args) -> list[tuple[np.ndarray, np.ndarray]]:
-    return _of_process.cut(*args)
+def _cut_in_worker(*args) -> list[tuple[np.ndarray, np.ndarray]]:
+    return _worker_cutter.cut(*args)

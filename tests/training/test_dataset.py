@@ -154,6 +154,10 @@ def test_large_images_give_crops_by_their_area(tmp_path):
     patches = np.concatenate(list(hr_batches(data, 0)))
     assert data.steps_per_epoch == 2
     np.testing.assert_array_equal(np.bincount(patches[:, 0, 0, 0]), [4, 1, 1, 2])
+    data = make(tmp_path, patch_size=40, crops_per_image=None, batch_size=12)  # a batch repeats no crop
+    patches = np.concatenate(list(hr_batches(data, 0)))
+    assert data.steps_per_epoch == 2 and len(patches) == 24
+    np.testing.assert_array_equal(np.bincount(patches[:13, 0, 0, 0]), [4, 3, 3, 3])
 
 
 @pytest.mark.parametrize(("budget", "decodes"), [(0, 10), (3.5 * 16 * 24 * 3, 7), (2**20, 0)])

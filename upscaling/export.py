@@ -26,7 +26,7 @@ from tf1 import checkpoints, third_party
 from tf1.folding import fold_batch_norm
 from upscaling import ncnn
 from upscaling.engines import CPU_ONLY, run
-from upscaling.freeze import freeze
+from upscaling.graph import freeze
 from upscaling.upscaler import Upscaler
 
 log = logging.getLogger("srgan")

@@ -69,7 +69,7 @@ class GraphEngine:
         on_gpu = runtime.has_gpu()
         if not on_gpu:
             runtime.allow_reduced_precision(options, dtype)
-        with tf.Graph().as_default() as graph:
+        with tf.Graph().as_default():
             t_image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "t_image")
             try:
                 # on a CPU the graph optimiser brings bfloat16 in
@@ -88,9 +88,9 @@ class GraphEngine:
                 frozen = freeze(session, outputs)
         if self._use_winograd:
             replace_upsampling(frozen)
+        names = [tensor.name for tensor in (t_image, net.tensors[TRUNK], outputs)]
         with tf.Graph().as_default() as graph:
-            tf.graph_util.import_graph_def(frozen, name="")
-        ends = (graph.get_tensor_by_name(t.name) for t in (t_image, net.tensors[TRUNK], outputs))
+            ends = tf.graph_util.import_graph_def(frozen, name="", return_elements=names)
         return _Stages(net, tf.compat.v1.Session(graph=graph, config=options), *ends)
 
 

@@ -12,8 +12,7 @@ from common.errors import UserError
 from main import EXPORT_FORMATS
 from tf1 import checkpoints
 from upscaling import export as exporting
-from upscaling.engines import engine
-from upscaling.export import NAMES, export
+from upscaling.export import NAMES, engine, export
 from upscaling.upscaler import Upscaler, load_generator
 
 NEEDS = {"onnx": ("tf2onnx", "onnxruntime"), "tflite": ("ai_edge_litert",), "ncnn": ("ncnn",)}

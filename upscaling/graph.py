@@ -11,7 +11,7 @@ import tensorflow as tf
 from common.errors import UserError
 from model import TRUNK, SRGAN_g
 from tf1 import checkpoints, runtime
-from tf1.folding import fold_batch_norm
+from tf1.folding import before_shuffle, fold_batch_norm
 from tf1.layers import Network
 
 # Scales the input so that each of 256 levels is a bfloat16 number; the first filters make up for it.
@@ -141,13 +141,12 @@ def freeze(session: tf.compat.v1.Session, output: tf.Tensor) -> tf.compat.v1.Gra
         if relu := reader(shuffle, "Relu"):
             move_before(relu, relu, shuffle)
         conv = reader(shuffle, "Conv2D")
-        if conv and tf.make_ndarray(filters := _constant(nodes, conv.input[1])).shape[:2] == (1, 1):
+        if conv and tf.make_ndarray(_constant(nodes, conv.input[1])).shape[:2] == (1, 1):
             bias_add = reader(conv, "BiasAdd")
-            biases = _constant(nodes, bias_add.input[1])
-            count = shuffle.attr["block_size"].i ** 2
-            blocks = np.kron(np.eye(count, dtype=np.float32), tf.make_ndarray(filters)[0, 0])[None, None]
-            filters.CopyFrom(tf.make_tensor_proto(blocks))
-            biases.CopyFrom(tf.make_tensor_proto(np.tile(tf.make_ndarray(biases), count)))
+            constants = [_constant(nodes, node.input[1]) for node in (conv, bias_add)]
+            moved = before_shuffle(*map(tf.make_ndarray, constants), shuffle.attr["block_size"].i)
+            for constant, values in zip(constants, moved):
+                constant.CopyFrom(tf.make_tensor_proto(values))
             move_before(conv, bias_add, shuffle)
     return graph_def
 

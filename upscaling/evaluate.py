@@ -205,8 +205,8 @@ def benchmark_sets(
     for folder in inputs:
         if not folder.exists():
             raise UserError(f"--input: there is no file or folder {str(folder)!r}")
-        below = sorted(path for path in folder.iterdir() if (path / "HR").is_dir()) if folder.is_dir() else []
-        folders += below if below and not (folder / "HR").is_dir() else [folder]
+        below = sorted(path.parent for path in folder.glob("*/HR") if path.is_dir())
+        folders += [folder] if (folder / "HR").is_dir() else below or [folder]
     sets = {}
     for folder in folders:
         name = as_text(folder.stem if folder.is_file() else folder.resolve().name) or "set"

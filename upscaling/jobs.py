@@ -30,7 +30,7 @@ class Job:
 
     @property
     def outputs(self) -> list[Path]:
-        return [self.target, *([self.sheet] if self.sheet else [])]
+        return [file for file in (self.target, self.sheet) if file]
 
     def source_state(self) -> list[int]:
         """Size in bytes and modification time in ns."""

@@ -125,11 +125,15 @@ def test_nothing_is_overwritten(tmp_path, arrays):
     assert (other / "README.md").read_text() == "mine"
 
 
-def test_a_missing_package_is_one_sentence(tmp_path, arrays, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(UserError, match=r"--format onnx needs the package tf2onnx: pip install -r"):
-        export(arrays, META, SETTINGS, tmp_path, "onnx")
-    assert not (tmp_path / NAMES["onnx"].format(4)).exists()
+@pytest.mark.parametrize(
+    ("format", "package"), [("onnx", "tf2onnx"), ("tflite", "ai_edge_litert.interpreter")]
+)
+def test_a_missing_package_is_one_sentence_and_leaves_no_file(tmp_path, arrays, monkeypatch, format, package):
+    """One that converts, and the engine that checks what was converted."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"--format {format} needs the package {package}: pip install -r"):
+        export(arrays, META, SETTINGS, tmp_path, format)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_line_knows_the_formats():

@@ -73,9 +73,8 @@ def Vgg19_simple_api(
         net = Network(tf.cast(bgr, dtype))
         for name in names[: names.index(layer) + 1]:
             if name.startswith("conv"):
-                filters = FILTERS_PER_BLOCK[int(name[4]) - 1]
                 act = None if before_relu and name == layer else tf.nn.relu
-                net.add(Conv2d(filters, 3, W_init=he, act=act, trainable=False, name=name))
+                net.add(Conv2d(_num_filters(name), 3, W_init=he, act=act, trainable=False, name=name))
             else:
                 net.add(MaxPool2d((2, 2), (2, 2), padding="SAME", name=name))
         net.outputs = tf.cast(net.outputs, tf.float32)
@@ -112,58 +111,60 @@ def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
 
 def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
     """{`VGG19/conv1_1/filters`: [3, 3, 3, 64], `VGG19/conv1_1/biases`: [64], ...} up to `layer`, float32."""
-    path = Path(path)
+    path, names = Path(path), conv_names(layer)
     if path.suffix not in READERS:
         raise UserError(f"{path}: VGG19 weights are read from {', '.join(READERS)} files")
     try:
         with open(path, "rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise UserError(f"{path} is a Git LFS pointer, not the weights: fetch them (git lfs pull)")
-        arrays = READERS[path.suffix](path)
+        arrays = READERS[path.suffix](path, names)
     except UserError:
         raise
     except Exception as error:  # whatever a reader of another program's file raises
         raise UserError(f"{path} cannot be read as VGG19 weights: {_sentence(error)}") from None
 
-    weights = {}
-    shapes = _shapes()
-    missing = [name for name in conv_names(layer) if name not in arrays]
+    weights, depth = {}, 3
+    missing = [name for name in names if name not in arrays]
     if missing:
         raise UserError(
             f"{path} lacks {', '.join(missing)}, which VGG.layer = {layer!r} needs: "
             "choose an earlier layer or a complete file"
         )
-    for name in conv_names(layer):
+    for name in names:
         try:
             filters, biases = (np.asarray(array, np.float32) for array in arrays[name])
         except (TypeError, ValueError):
             raise UserError(f"{path}: {name} is not a pair of filters and biases") from None
-        if (filters.shape, biases.shape) != shapes[name]:
-            found, expected = (
-                " and ".join(map(str, pair)) for pair in ((filters.shape, biases.shape), shapes[name])
-            )
+        count = _num_filters(name)
+        found, expected = (filters.shape, biases.shape), ((3, 3, depth, count), (count,))
+        if found != expected:
+            found, expected = (f"{shapes[0]} and {shapes[1]}" for shapes in (found, expected))
             raise UserError(f"{path}: {name} is {found}, VGG19's is {expected}: not VGG19 weights")
         weights[f"VGG19/{name}/filters"], weights[f"VGG19/{name}/biases"] = filters, biases
+        depth = count
     return weights
+
+
+def _num_filters(name: str) -> int:
+    return FILTERS_PER_BLOCK[int(name[4]) - 1]
+
+
+def _keras_name(name: str) -> str:
+    return f"block{name[4]}_conv{name[6]}"
 
 
 def _sentence(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _shapes() -> dict[str, tuple[tuple, tuple]]:
-    channels, shapes = 3, {}
-    for name in conv_names("conv5_4"):
-        filters = FILTERS_PER_BLOCK[int(name[4]) - 1]
-        shapes[name] = (3, 3, channels, filters), (filters,)
-        channels = filters
-    return shapes
+# Readers: {convolution: (filters, biases)} of those of `names` that the file has
 
 
-def _read_npz(path: Path) -> dict[str, tuple]:
+def _read_npz(path: Path, names: list[str]) -> dict[str, tuple]:
     with zipfile.ZipFile(path) as file:
         checkpoints.require_plain(file, path)
-        files = {name: (f"{keras}/kernel.npy", f"{keras}/bias.npy") for name, keras in _keras_names().items()}
+        files = {name: [f"{_keras_name(name)}/{part}.npy" for part in ("kernel", "bias")] for name in names}
         return {
             name: tuple(checkpoints.read_array(file, part) for part in parts)
             for name, parts in files.items()
@@ -171,31 +172,23 @@ def _read_npz(path: Path) -> dict[str, tuple]:
         }
 
 
-def _read_h5(path: Path) -> dict[str, tuple]:
+def _read_h5(path: Path, names: list[str]) -> dict[str, tuple]:
     import h5py
 
     with h5py.File(path, "r") as file:
         root = file.get("model_weights", file)
-        arrays = {}
-        for name, keras_name in _keras_names().items():
-            if keras_name in root:
-                arrays_here = _datasets(root[keras_name])
-                by_rank = {item.ndim: item[()] for item in arrays_here if item.size <= MAX_WEIGHTS}
-                if {1, 4} <= by_rank.keys():
-                    arrays[name] = by_rank[4], by_rank[1]
-    return arrays
+        layers = {name: _by_rank(root[_keras_name(name)]) for name in names if _keras_name(name) in root}
+    return {name: (arrays[4], arrays[1]) for name, arrays in layers.items() if {1, 4} <= arrays.keys()}
 
 
-def _datasets(group):
-    """All arrays below an HDF5 group; versions of Keras nest them differently."""
-    for item in group.values():
-        if hasattr(item, "ndim"):
-            yield item
-        else:
-            yield from _datasets(item)
+def _by_rank(group) -> dict[int, np.ndarray]:
+    """The arrays below an HDF5 group by their rank; versions of Keras nest them differently."""
+    items = []
+    group.visititems(lambda _, item: items.append(item))
+    return {item.ndim: item[()] for item in items if hasattr(item, "ndim") and item.size <= MAX_WEIGHTS}
 
 
-def _read_npy(path: Path) -> dict[str, tuple]:
+def _read_npy(path: Path, names: list[str]) -> dict[str, tuple]:
     """A pickled dict {conv1_1: [W, b]}, as TensorFlow-1 programs wrote it, through a safe reader."""
     with open(path, "rb") as file:
         arrays = third_party.read_pickled(file)
@@ -203,11 +196,7 @@ def _read_npy(path: Path) -> dict[str, tuple]:
         arrays = arrays.item()
     if not isinstance(arrays, dict):
         raise ValueError("it holds no dict of layers")
-    return {name: tuple(arrays[name]) for name in conv_names("conv5_4") if name in arrays}
-
-
-def _keras_names() -> dict[str, str]:
-    return {name: f"block{name[4]}_conv{name[6]}" for name in conv_names("conv5_4")}
+    return {name: tuple(arrays[name]) for name in names if name in arrays}
 
 
 READERS = {".npz": _read_npz, ".h5": _read_h5, ".npy": _read_npy}

@@ -65,8 +65,7 @@ class Engine:
 
     def exported(self, format: str, load=None):
         """An exported file, run by the engine it is meant for unless `load` gives another."""
-        from upscaling.engines import engine
-        from upscaling.export import NAMES, export
+        from upscaling.export import NAMES, engine, export
 
         with tempfile.TemporaryDirectory() as folder:
             export(self.arrays, self.meta, self.settings, Path(folder), format)

@@ -1,4 +1,4 @@
-"""MATLAB's bicubic `imresize`."""
+"""MATLAB's bicubic `imresize`, with the symmetric border of today's versions."""
 
 from __future__ import annotations
 
@@ -18,23 +18,6 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x <= 2, far, 0.0))
 
 
-def _contributions(
-    in_size: int, out_size: int, scale: float, border: str = "symmetric"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weights and source indices, each [out_size, taps]; the kernel widens when shrinking."""
-    assert border in ("symmetric", "clamp"), border
-    shrink = min(scale, 1.0)
-    width = 4.0 / shrink
-    centre = (np.arange(out_size) + 0.5) / scale - 0.5
-    left = np.floor(centre - width / 2).astype(np.int64)
-    indices = left[:, None] + np.arange(math.ceil(width) + 2)
-    weights = _cubic(shrink * (centre[:, None] - indices))
-    weights /= weights.sum(axis=1, keepdims=True)
-    if border == "clamp":
-        return weights, indices.clip(0, in_size - 1)
-    return weights, mirrored(indices, in_size)
-
-
 def mirrored(indices: np.ndarray, size: int) -> np.ndarray:
     """Indices beyond an axis of `size` px, mirrored at its ends ('symmetric')."""
     indices = np.mod(indices, 2 * size)
@@ -42,20 +25,28 @@ def mirrored(indices: np.ndarray, size: int) -> np.ndarray:
 
 
 @functools.lru_cache(16)  # training resizes patches of one size again and again
-def _resize_matrix(in_size: int, out_size: int, scale: float, border: str):
-    """The contributions as a sparse matrix [out_size, in_size]."""
+def _resize_matrix(in_size: int, out_size: int):
+    """Sparse [out_size, in_size]; the kernel widens when shrinking."""
     from scipy.sparse import csr_array
 
-    weights, indices = _contributions(in_size, out_size, scale, border)
+    scale = out_size / in_size
+    shrink = min(scale, 1.0)
+    width = 4.0 / shrink
+    centre = (np.arange(out_size) + 0.5) / scale - 0.5
+    left = np.floor(centre - width / 2).astype(np.int64)
+    indices = left[:, None] + np.arange(math.ceil(width) + 2)  # [out_size, taps]
+    weights = _cubic(shrink * (centre[:, None] - indices))
+    weights /= weights.sum(axis=1, keepdims=True)
     rows = np.broadcast_to(np.arange(out_size)[:, None], indices.shape)
-    matrix = csr_array((weights.ravel(), (rows.ravel(), indices.ravel())), shape=(out_size, in_size))
+    places = rows.ravel(), mirrored(indices, in_size).ravel()
+    matrix = csr_array((weights.ravel(), places), shape=(out_size, in_size))
     matrix.eliminate_zeros()
     return matrix
 
 
-def _resize_rows(image: np.ndarray, out_size: int, scale: float, border: str) -> np.ndarray:
+def _resize_rows(image: np.ndarray, out_size: int) -> np.ndarray:
     """[h, columns] -> [out_size, columns] of its dtype; uint8 is rounded half up and clipped."""
-    matrix = _resize_matrix(image.shape[0], out_size, scale, border)
+    matrix = _resize_matrix(image.shape[0], out_size)
     resized = np.empty((out_size, image.shape[1]), image.dtype)
     for start in range(0, image.shape[1], _CHUNK):
         columns = slice(start, start + _CHUNK)
@@ -66,36 +57,26 @@ def _resize_rows(image: np.ndarray, out_size: int, scale: float, border: str) ->
     return resized
 
 
-def resize(
-    image: np.ndarray, scale_or_shape: float | tuple[int, int], border: str = "symmetric"
-) -> np.ndarray:
-    """[h, w] or [h, w, c], uint8 or float -> the same dtype, resized as MATLAB's `imresize` does.
-
-    `border` is 'symmetric' (today's MATLAB) or 'clamp' (the MATLAB that made the benchmark LR).
-    """
+def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """[h, w] or [h, w, c], uint8 or float -> the same dtype, resized as MATLAB's `imresize` does."""
     assert image.ndim in (2, 3), image.shape
     assert image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating), image.dtype
-    size = image.shape[:2]
-    if isinstance(scale_or_shape, tuple):
-        shape = scale_or_shape
-        scales = tuple(new / old for new, old in zip(shape, size))
-    else:
-        scales = (float(scale_or_shape),) * 2
-        shape = tuple(math.ceil(round(side * scales[0], 6)) for side in size)
+    scales = [new / old for new, old in zip(shape, image.shape)]
     # MATLAB starts with the axis that shrinks most, the vertical one when both are equal.
-    for axis in sorted((0, 1), key=lambda axis: scales[axis]):
+    for axis in sorted((0, 1), key=scales.__getitem__):
         moved = np.moveaxis(image, axis, 0)
-        rows = _resize_rows(moved.reshape(moved.shape[0], -1), shape[axis], scales[axis], border)
+        rows = _resize_rows(moved.reshape(moved.shape[0], -1), shape[axis])
         image = np.moveaxis(rows.reshape(shape[axis], *moved.shape[1:]), 0, axis)
     return np.ascontiguousarray(image)
 
 
-def downsample(image: np.ndarray, scale: int, border: str = "symmetric") -> np.ndarray:
+def downsample(image: np.ndarray, scale: int) -> np.ndarray:
     """HR [h, w(, c)] -> LR [h/scale, w/scale(, c)] of the same dtype; sides divisible by scale."""
-    assert not any(side % scale for side in image.shape[:2]), (image.shape, scale)
-    return resize(image, 1 / scale, border)
+    height, width = image.shape[:2]
+    assert height % scale == width % scale == 0, (image.shape, scale)
+    return resize(image, (height // scale, width // scale))
 
 
 def upsample(image: np.ndarray, scale: int) -> np.ndarray:
     """LR [h, w(, c)] -> [scale * h, scale * w(, c)] of the same dtype."""
-    return resize(image, scale)
+    return resize(image, (scale * image.shape[0], scale * image.shape[1]))

@@ -1,4 +1,4 @@
-"""Facts of the generator that need no TensorFlow: pixel shuffles, batch norm as part of convolutions."""
+"""Facts of the generator that need no TensorFlow: pixel shuffles, layers that may be merged or moved."""
 
 from __future__ import annotations
 
@@ -22,3 +22,9 @@ def fold_batch_norm(arrays: dict[str, np.ndarray], norms: dict[str, str]) -> dic
         folded[f"{conv}/filters"] = arrays[f"{conv}/filters"] * scale
         folded[f"{conv}/biases"] = beta - mean * scale
     return folded
+
+
+def before_shuffle(filters: np.ndarray, biases: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
+    """A 1x1 convolution [1, 1, c, n] as [1, 1, r r c, r r n], which does the same before a shuffle by r."""
+    blocks = np.kron(np.eye(r * r, dtype=np.float32), filters[0, 0])[None, None]
+    return blocks, np.tile(biases, r * r)

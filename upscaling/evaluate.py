@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import json
 import logging
-import math
 import os
 import time
 from pathlib import Path
@@ -30,6 +30,15 @@ PROTOCOL = (
     "PSNR and SSIM on Y (BT.601, 16-235) of 8-bit images, {} px border removed; "
     "LR is MATLAB's bicubic; SSIM with an 11 x 11 Gaussian window, sigma 1.5"
 )
+COLUMNS = {  # of the benchmark's table: heading, format
+    "set": ("set", "<8"),
+    "image": ("image", "<16"),
+    "bicubic_psnr_db": ("bicubic dB", ">10.2f"),
+    "bicubic_ssim": ("SSIM", ">10.4f"),
+    "psnr_db": ("network dB", ">10.2f"),
+    "ssim": ("SSIM", ">10.4f"),
+    "seconds_per_megapixel": ("s/Mpx", ">10.2f"),
+}
 
 
 def find_weights(weights: str | None, checkpoint_dir: Path | None) -> Path:
@@ -123,34 +132,31 @@ def benchmark(upscale, scale: int, inputs: list[Path], output: Path) -> int:
     sets = benchmark_sets(inputs, scale, output)
     require_writable(output, "--output")
     rows, means, failures = [], [], []
-    log.info("%s", _row(HEADINGS))
+    log.info("%s", " ".join(f"{heading:{form.partition('.')[0]}}" for heading, form in COLUMNS.values()))
     for set_name, pairs in sets.items():
-        of_set = []
         for name, hr_path, lr_path in pairs:
             try:
-                row, sr = _score(upscale, scale, *read_pair(scale, hr_path, lr_path))
+                scores, sr = _score(upscale, scale, *read_pair(scale, hr_path, lr_path))
             except UserError as error:
                 failures.append(str(error))
                 continue
-            of_set.append({"set": set_name, "image": name, **row})
-            log.info("%s", _row(of_set[-1]))
+            rows.append({"set": set_name, "image": name, **scores})
+            log.info("%s", _line(rows[-1]))
             write_rgb(output / set_name / f"{name}_x{scale}.png", sr)
-            _write_tables(output, scale, rows + of_set, means)
-        if not of_set:
-            continue
-        mean = {key: float(np.mean([row[key] for row in of_set])) for key in list(of_set[0])[2:]}
-        means.append({"set": set_name, "image": f"mean of {len(of_set)}", **mean})
-        rows += of_set
-        _write_tables(output, scale, rows, means)
+            means = _write_tables(output, scale, rows)
     if not rows:
         raise UserError(f"--input: no image could be scored ({failures[0]})")
     for mean in means:
-        log.info("%s", _row(mean))
+        log.info("%s", _line(mean))
     log.info("%s", PROTOCOL.format(scale))
     log.info("Wrote %s/benchmark.csv, benchmark.json and the images", output)
     for sentence in failures:
         log.warning("WARNING: left out: %s", sentence)
     return 1 if failures else 0
+
+
+def _line(row: dict) -> str:
+    return " ".join(f"{row[key]:{form}}" for key, (_, form) in COLUMNS.items())
 
 
 def _score(upscale, scale: int, hr: np.ndarray, lr: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
@@ -170,19 +176,25 @@ def _score(upscale, scale: int, hr: np.ndarray, lr: np.ndarray) -> tuple[dict[st
     return scores, np.ascontiguousarray(sr)
 
 
-def _write_tables(output: Path, scale: int, rows: list[dict], means: list[dict]) -> None:
-    """CSV and JSON; the PSNR of equal images is 'inf' in the one, null in the other."""
+def _write_tables(output: Path, scale: int, rows: list[dict]) -> list[dict]:
+    """CSV and JSON with the means of the sets, which it returns.
+
+    The PSNR of equal images is 'inf' in the one, null in the other.
+    """
+    means = []
+    for name, group in itertools.groupby(rows, lambda row: row["set"]):
+        of_set = list(group)
+        mean = {key: float(np.mean([row[key] for row in of_set])) for key in list(COLUMNS)[2:]}
+        means.append({"set": name, "image": f"mean of {len(of_set)}", **mean})
     with atomic(output / "benchmark.csv") as path, open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows + means)
-    finite = [
-        [{key: None if value == math.inf else value for key, value in row.items()} for row in table]
-        for table in (rows, means)
-    ]
-    report = {"protocol": PROTOCOL.format(scale), "images": finite[0], "means": finite[1]}
+    report = {"protocol": PROTOCOL.format(scale), "images": rows, "means": means}
+    finite = json.loads(json.dumps(report), parse_constant=lambda _: None)
     with atomic(output / "benchmark.json") as path:
-        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(finite, indent=2) + "\n", encoding="utf-8")
+    return means
 
 
 def benchmark_sets(
@@ -193,8 +205,8 @@ def benchmark_sets(
     for folder in inputs:
         if not folder.exists():
             raise UserError(f"--input: there is no file or folder {str(folder)!r}")
-        below = sorted(path for path in folder.iterdir() if (path / "HR").is_dir()) if folder.is_dir() else []
-        folders += below if below and not (folder / "HR").is_dir() else [folder]
+        below = sorted(path.parent for path in folder.glob("*/HR") if path.is_dir())
+        folders += [folder] if (folder / "HR").is_dir() else below or [folder]
     sets = {}
     for folder in folders:
         name = as_text(folder.stem if folder.is_file() else folder.resolve().name) or "set"
@@ -255,24 +267,3 @@ def read_pair(scale: int, hr_path: Path, lr_path: Path | None) -> tuple[np.ndarr
     if lr.shape[:2] != tuple(side // scale for side in whole.shape[:2]):
         raise UserError(f"{lr_path} does not have 1/{scale} of the sides of {hr_path}")
     return hr, lr
-
-
-HEADINGS = {
-    "set": "set",
-    "image": "image",
-    "bicubic_psnr_db": "bicubic dB",
-    "bicubic_ssim": "SSIM",
-    "psnr_db": "network dB",
-    "ssim": "SSIM",
-    "seconds_per_megapixel": "s/Mpx",
-}
-DIGITS = {"psnr_db": 2, "bicubic_psnr_db": 2, "seconds_per_megapixel": 2}
-
-
-def _row(values: dict) -> str:
-    """One line of the table."""
-    cells = [f"{values['set']:8}", f"{values['image']:16}"]
-    for key in list(HEADINGS)[2:]:
-        value = values[key]
-        cells.append(f"{value:>10}" if isinstance(value, str) else f"{value:10.{DIGITS.get(key, 4)}f}")
-    return " ".join(cells)

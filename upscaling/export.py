@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import shutil
 import tempfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,7 @@ from model import SRGAN_g, layout
 from tf1 import checkpoints, third_party
 from tf1.folding import fold_batch_norm
 from upscaling import ncnn
-from upscaling.engines import CPU_ONLY, run
-from upscaling.freeze import freeze
+from upscaling.graph import freeze
 from upscaling.upscaler import Upscaler
 
 log = logging.getLogger("srgan")
@@ -41,9 +41,10 @@ NAMES = {  # of the files, by the scale
 }
 MAX_DIFFERENCE = 1  # 8-bit values by which an export may differ from the program
 OPSET = 17
+ENDS = ["input_image:0", "output_image:0"]  # of an exported graph
 HOW_TO_INSTALL = "pip install -r requirements-export.txt"
-
 CARD_TITLE = "# SRGAN x"
+CPU_ONLY = tf.compat.v1.ConfigProto(device_count={"GPU": 0})  # or a session takes all its memory
 
 
 def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> None:
@@ -51,10 +52,10 @@ def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> Non
     formats = EVERYBODYS if format == "all" else (format,)
     scale = meta["arguments"]["scale"]
     paths = {name: folder / NAMES[name].format(scale) for name in formats}
-    for path in paths.values():
-        for file in _files_of(path):
-            if file.exists():
-                raise UserError(f"--output: {file} is there already: name another folder, or remove it")
+    files = [*paths.values(), *(path.with_suffix(".bin") for name, path in paths.items() if name == "ncnn")]
+    for file in files:
+        if file.exists():
+            raise UserError(f"--output: {file} is there already: name another folder, or remove it")
     card = folder / "README.md"
     before = card.read_text(errors="replace") if card.exists() else CARD_TITLE
     if not before.startswith(CARD_TITLE):
@@ -65,16 +66,16 @@ def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> Non
         expected = {size: upscaler(lr[: size[0], : size[1]]) for size in (lr.shape[:2], (37, 50))}
     lines = [line for line in before.splitlines() if line.startswith("- ") and ": " in line]
     for name, path in paths.items():
-        try:
-            WRITERS[name](path, arrays, meta["arguments"])
-            made = {size: run(path, name, lr[: size[0], : size[1]]) for size in expected}
-            remark = _in_float16(arrays, meta["arguments"], lr, expected) if name == "ncnn" else ""
-        except ModuleNotFoundError as error:
-            raise UserError(f"--format {name} needs the package {error.name}: {HOW_TO_INSTALL}") from None
-        except BaseException:
-            _remove(path)
-            raise
-        verdict = _verdict(path, name, made, expected) + remark
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as work:
+            try:
+                WRITERS[name](Path(work, path.name), arrays, meta["arguments"])
+                verdict = _verdict(Path(work, path.name), name, lr, expected)
+                if name == "ncnn":
+                    verdict += _in_float16(arrays, meta["arguments"], lr, expected)
+            except ModuleNotFoundError as error:
+                raise UserError(f"--format {name} needs the package {error.name}: {HOW_TO_INSTALL}") from None
+            for file in Path(work).iterdir():
+                file.rename(folder / file.name)
         lines.append(f"- {path.name}: {verdict}")
         log.info("Wrote %s: %s", path, verdict)
     sr = expected[lr.shape[:2]]
@@ -83,14 +84,14 @@ def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> Non
         part.write_text(_card(meta, lines, score))
 
 
-def _verdict(path: Path, format: str, made: dict, expected: dict) -> str:
-    """How near an export comes to the program; it is removed and refused if that is not near enough."""
+def _verdict(path: Path, format: str, lr: np.ndarray, expected: dict) -> str:
+    """How near an export comes to the program at each size of `expected`; UserError if not near enough."""
     if format == "tensorlayer":
         return "173 arrays, the same bits"
-    differences = [np.abs(made[size].astype(int) - expected[size]) for size in expected]
-    most = max(difference.max() for difference in differences)
+    run = engine(path, format)
+    made = {(height, width): run(lr[None, :height, :width])[0] for height, width in expected}
+    most = max(np.abs(made[size].astype(int) - expected[size]).max() for size in expected)
     if most > MAX_DIFFERENCE:
-        _remove(path)
         raise UserError(
             f"--format {format}: the exported network differs from the program by {most} 8-bit values: "
             "not written"
@@ -112,23 +113,11 @@ def _in_float16(arrays: dict, arguments: dict, lr: np.ndarray, expected: dict) -
     )
 
 
-def _files_of(path: Path) -> list[Path]:
-    return [path, path.with_suffix(".bin")] if path.suffix == ".param" else [path]
-
-
-def _remove(path: Path) -> None:
-    for file in _files_of(path):
-        if file.is_dir():
-            shutil.rmtree(file)
-        else:
-            file.unlink(missing_ok=True)
-
-
 # -- the graph
 
 
-def _frozen(arrays: dict, arguments: dict, of_bytes: bool) -> tuple[tf.compat.v1.GraphDef, str, str]:
-    """The inference graph with its weights as constants, and the names of its input and output.
+def _frozen(arrays: dict, arguments: dict, of_bytes: bool) -> tf.compat.v1.GraphDef:
+    """The inference graph from `input_image` to `output_image`, with its weights as constants.
 
     of_bytes: uint8 in and out; else float32 in [0, 1].
     """
@@ -141,8 +130,7 @@ def _frozen(arrays: dict, arguments: dict, of_bytes: bool) -> tuple[tf.compat.v1
         output = tf.clip_by_value((tf.identity(net.outputs) + 1.0) * half, 0.0, 2 * half)
         output = tf.cast(tf.round(output), tf.uint8) if of_bytes else output
         output = tf.identity(output, "output_image")
-        frozen = freeze(session, output)
-    return frozen, input_image.name, output.name
+        return freeze(session, output)
 
 
 # -- writing
@@ -152,12 +140,11 @@ def _write_savedmodel(path: Path, arrays: dict, arguments: dict) -> None:
     """Signatures `serving_default`, of bytes, and `float`, in [0, 1], beside each other in one graph."""
     builder = tf.compat.v1.saved_model.Builder(str(path))
     signature = tf.compat.v1.saved_model.signature_def_utils.predict_signature_def
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session(config=CPU_ONLY) as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=CPU_ONLY) as session:
         signatures = {}
         for name, of_bytes in (("serving_default", True), ("float", False)):
-            frozen, *ends = _frozen(arrays, arguments, of_bytes)
-            tf.graph_util.import_graph_def(frozen, name=name)
-            image, output = (graph.get_tensor_by_name(f"{name}/{end}") for end in ends)
+            frozen = _frozen(arrays, arguments, of_bytes)
+            image, output = tf.graph_util.import_graph_def(frozen, name=name, return_elements=ENDS)
             signatures[name] = signature({"input_image": image}, {"output_image": output})
         builder.add_meta_graph_and_variables(
             session, [tf.compat.v1.saved_model.tag_constants.SERVING], signature_def_map=signatures
@@ -165,29 +152,26 @@ def _write_savedmodel(path: Path, arrays: dict, arguments: dict) -> None:
         builder.save()
 
 
-def _onnx(arrays: dict, arguments: dict):
+def _write_onnx(path: Path, arrays: dict, arguments: dict) -> None:
     import tf2onnx
 
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
-    frozen, image, output = _frozen(arrays, arguments, of_bytes=True)
-    model, _ = tf2onnx.convert.from_graph_def(frozen, input_names=[image], output_names=[output], opset=OPSET)
+    frozen = _frozen(arrays, arguments, of_bytes=True)
+    model, _ = tf2onnx.convert.from_graph_def(
+        frozen, input_names=ENDS[:1], output_names=ENDS[1:], opset=OPSET
+    )
     for value in (*model.graph.input, *model.graph.output):
-        value.name = value.name.partition(":")[0]
+        value.name = value.name.removesuffix(":0")
     for node in model.graph.node:
-        node.input[:] = [name.removesuffix(":0") if name == image else name for name in node.input]
-        node.output[:] = [name.removesuffix(":0") if name == output else name for name in node.output]
-    return model
-
-
-def _write_onnx(path: Path, arrays: dict, arguments: dict) -> None:
-    path.write_bytes(_onnx(arrays, arguments).SerializeToString())
+        for names in (node.input, node.output):
+            names[:] = [name.removesuffix(":0") if name in ENDS else name for name in names]
+    path.write_bytes(model.SerializeToString())
 
 
 def _write_tflite(path: Path, arrays: dict, arguments: dict) -> None:
-    frozen, *names = _frozen(arrays, arguments, of_bytes=False)
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session(config=CPU_ONLY) as session:
-        tf.graph_util.import_graph_def(frozen, name="")
-        image, output = (graph.get_tensor_by_name(name) for name in names)
+    frozen = _frozen(arrays, arguments, of_bytes=False)
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=CPU_ONLY) as session:
+        image, output = tf.graph_util.import_graph_def(frozen, name="", return_elements=ENDS)
         converter = tf.compat.v1.lite.TFLiteConverter.from_session(session, [image], [output])
         with contextlib.redirect_stderr(io.StringIO()):
             path.write_bytes(converter.convert())
@@ -197,7 +181,8 @@ def _write_tensorlayer(path: Path, arrays: dict, arguments: dict) -> None:
     expected, shapes = layout("SRGAN_g")
     checkpoints.require_same_arguments("the weights", arguments, expected)
     third_party.write_list(path, [arrays[name] for name in shapes])
-    read, _ = checkpoints.read_network(path, "SRGAN_g", layout)
+    with zipfile.ZipFile(path) as file:
+        read = third_party.named_list(path, file, shapes)
     assert all(np.array_equal(read[name], arrays[name]) for name in shapes)
 
 
@@ -208,6 +193,55 @@ WRITERS = {
     "ncnn": lambda path, arrays, arguments: ncnn.Network(arrays, arguments).write(path),
     "tensorlayer": _write_tensorlayer,
 }
+
+
+# -- running
+
+
+def engine(path: Path, format: str, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
+    """TensorFlow, ONNX Runtime, ncnn or LiteRT with a file loaded; 0 threads: its default.
+
+    uint8 [n, h, w, 3] -> uint8 [n, scale * h, scale * w, 3].
+    """
+    if format == "savedmodel":
+        graph = tf.Graph()
+        session = tf.compat.v1.Session(graph=graph, config=CPU_ONLY)
+        with graph.as_default():
+            loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(path))
+        signature = loaded.signature_def["serving_default"]
+        image, output = signature.inputs["input_image"].name, signature.outputs["output_image"].name
+        return lambda images: session.run(output, {image: images})
+    if format.startswith("onnx"):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        runner = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return lambda images: runner.run(None, {"input_image": images})[0]
+    if format == "ncnn":
+        run_one = ncnn.Runner(path, threads)
+
+        def run_ncnn(images: np.ndarray) -> np.ndarray:
+            sr = np.stack([run_one(image / np.float32(255)) for image in images])
+            return to_integers(2 * sr - 1)
+
+        return run_ncnn
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), num_threads=threads or None)
+
+    def run_tflite(images: np.ndarray) -> np.ndarray:
+        interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], images.shape)
+        interpreter.allocate_tensors()
+        interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images.astype(np.float32) / 255)
+        interpreter.invoke()
+        sr = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+        return to_integers(2 * sr - 1)
+
+    return run_tflite
+
+
+# -- the card
 
 
 def _card(meta: dict, lines: list[str], score: str) -> str:

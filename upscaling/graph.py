@@ -1,4 +1,4 @@
-"""The engine that TensorFlow runs: trained weights as an inference graph in two stages."""
+"""The engine that TensorFlow runs: trained weights as a graph of constants, reordered to run fast."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import tensorflow as tf
 from common.errors import UserError
 from model import TRUNK, SRGAN_g
 from tf1 import checkpoints, runtime
-from tf1.folding import fold_batch_norm
+from tf1.folding import before_shuffle, fold_batch_norm
 from tf1.layers import Network
-from upscaling.freeze import freeze, replace_upsampling
 
 # Scales the input so that each of 256 levels is a bfloat16 number; the first filters make up for it.
 INPUT_SCALE = 127.5 / 128
@@ -30,6 +29,7 @@ class GraphEngine:
     def __init__(self, arrays: dict[str, np.ndarray], arguments: dict, settings, source):
         self._arrays, self._arguments, self._settings, self._source = arrays, arguments, settings, source
         self._stages: dict[tf.DType, _Stages] = {}  # by the precision of their convolutions
+        self.device = runtime.describe_device()
         self._dtype = runtime.compute_dtype(settings.precision)
         flags = runtime.cpu_flags()
         is_avx2 = "avx2" in flags and "avx512f" not in flags and not runtime.has_gpu()
@@ -39,10 +39,6 @@ class GraphEngine:
         self.num_filters = net.tensors[TRUNK].shape[-1]
         self.trunk_halo = math.ceil(net.reach[TRUNK])
         self.head_halo = math.ceil(max(net.reach.values()) - net.reach[TRUNK])
-
-    @property
-    def device(self) -> str:
-        return runtime.describe_device()
 
     def trunk(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 or uint16 [h, w, 3] -> float32 [h, w, num_filters]."""
@@ -73,7 +69,7 @@ class GraphEngine:
         on_gpu = runtime.has_gpu()
         if not on_gpu:
             runtime.allow_reduced_precision(options, dtype)
-        with tf.Graph().as_default() as graph:
+        with tf.Graph().as_default():
             t_image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "t_image")
             try:
                 # on a CPU the graph optimiser brings bfloat16 in
@@ -81,20 +77,20 @@ class GraphEngine:
                 outputs = tf.identity(net.outputs, "outputs")
             except (TypeError, ValueError, AssertionError, KeyError) as error:
                 raise UserError(f"{source} describes an unknown network: {error}") from None
+            try:
+                folded = fold_batch_norm(arrays, net.norms)
+                first_filters = net.all_params[0].op.name
+                folded[first_filters] = folded[first_filters] / INPUT_SCALE
+            except KeyError as error:
+                raise UserError(f"{source} does not fit this network: it lacks {error}") from None
             with tf.compat.v1.Session(config=options) as session:
-                try:
-                    folded = fold_batch_norm(arrays, net.norms)
-                    first_filters = net.all_params[0].op.name
-                    folded[first_filters] = folded[first_filters] / INPUT_SCALE
-                except KeyError as error:
-                    raise UserError(f"{source} does not fit this network: it lacks {error}") from None
                 checkpoints.assign(session, net.all_params, folded, source)
                 frozen = freeze(session, outputs)
-                if self._use_winograd:
-                    replace_upsampling(frozen)
+        if self._use_winograd:
+            replace_upsampling(frozen)
+        names = [tensor.name for tensor in (t_image, net.tensors[TRUNK], outputs)]
         with tf.Graph().as_default() as graph:
-            tf.graph_util.import_graph_def(frozen, name="")
-        ends = (graph.get_tensor_by_name(t.name) for t in (t_image, net.tensors[TRUNK], outputs))
+            ends = tf.graph_util.import_graph_def(frozen, name="", return_elements=names)
         return _Stages(net, tf.compat.v1.Session(graph=graph, config=options), *ends)
 
 
@@ -114,3 +110,96 @@ def _run(session: tf.compat.v1.Session, fetch: tf.Tensor, feed: tf.Tensor, image
         return session.run(fetch, {feed: image[None]})[0]
     except tf.errors.ResourceExhaustedError:
         raise MemoryError from None
+
+
+def freeze(session: tf.compat.v1.Session, output: tf.Tensor) -> tf.compat.v1.GraphDef:
+    """The graph of `session` up to `output`, an identity of a generator's, with constants for variables.
+
+    What acts on single pixels commutes with a pixel shuffle and is moved before it: ReLU, which then fuses
+    with the convolution before it, and a last 1x1 convolution, so that the last shuffle moves 12 channels
+    instead of 256. Constants can be laid out for the hardware once, variables at every use.
+    """
+    graph_def = tf.compat.v1.graph_util.convert_variables_to_constants(
+        session, session.graph.as_graph_def(), [output.op.name]
+    )
+    nodes = {node.name: node for node in graph_def.node}
+
+    def reader(node, op: str):
+        """The only node that reads `node`, if it is an `op`."""
+        found = [other for other in graph_def.node if node.name in other.input]
+        return found[0] if [other.op for other in found] == [op] else None
+
+    def move_before(first, last, shuffle) -> None:
+        """Lets `first` to `last`, a chain, read what `shuffle` reads, and `shuffle` read them."""
+        source = shuffle.input[0]
+        for node in graph_def.node:
+            if node is not shuffle:
+                node.input[:] = [shuffle.name if name == last.name else name for name in node.input]
+        first.input[0], shuffle.input[0] = source, last.name
+
+    for shuffle in [node for node in graph_def.node if node.op == "DepthToSpace"]:
+        if relu := reader(shuffle, "Relu"):
+            move_before(relu, relu, shuffle)
+        conv = reader(shuffle, "Conv2D")
+        if conv and tf.make_ndarray(_constant(nodes, conv.input[1])).shape[:2] == (1, 1):
+            bias_add = reader(conv, "BiasAdd")
+            constants = [_constant(nodes, node.input[1]) for node in (conv, bias_add)]
+            moved = before_shuffle(*map(tf.make_ndarray, constants), shuffle.attr["block_size"].i)
+            for constant, values in zip(constants, moved):
+                constant.CopyFrom(tf.make_tensor_proto(values))
+            move_before(conv, bias_add, shuffle)
+    return graph_def
+
+
+def replace_upsampling(graph_def: tf.compat.v1.GraphDef) -> None:
+    """Replaces the 3x3 convolution before each pixel shuffle of a frozen generator by `conv3x3`, in place."""
+    nodes = {node.name: node for node in graph_def.node}
+    for shuffle in [node for node in graph_def.node if node.op == "DepthToSpace"]:
+        conv = nodes[shuffle.input[0]]
+        while conv.op != "Conv2D" or tf.make_ndarray(_constant(nodes, conv.input[1])).shape[0] == 1:
+            conv = nodes[conv.input[0]]
+        filters = tf.make_ndarray(_constant(nodes, conv.input[1]))
+        with tf.Graph().as_default() as graph, tf.name_scope(f"{conv.name}/winograd"):
+            x = tf.compat.v1.placeholder(tf.float32, [1, None, None, filters.shape[2]])
+            y = conv3x3(x, filters)
+        renamed = {x.op.name: conv.input[0], conv.name: y.op.name}
+        graph_def.node.remove(conv)
+        graph_def.node.extend(node for node in graph.as_graph_def().node if node.name != x.op.name)
+        for node in graph_def.node:
+            node.input[:] = [renamed.get(name, name) for name in node.input]
+
+
+def _constant(nodes: dict, name: str):
+    """The value of a constant, which identities and casts may follow, as a protocol buffer."""
+    while nodes[name].op != "Const":
+        name = nodes[name].input[0]
+    return nodes[name].attr["value"].tensor
+
+
+# Winograd's transforms, by the names of Lavin and Gray 2016, section 4
+CELL_PX = 4  # side of the output cells; each takes 36 multiplications per pair of channels instead of 144
+POINTS = (0, 0.625, -0.625, 1.5, -1.5)  # and infinity; the usual 0, 1, -1, 2, -2 have four times the error
+_others = [np.array([q for q in POINTS if q != p]) for p in POINTS]
+B_T = np.array([[*np.poly(others)[::-1], 0] for others in _others] + [np.poly(POINTS)[::-1]])  # [6, 6]
+G = np.vander(POINTS, 3, increasing=True) / [[np.prod(p - others)] for p, others in zip(POINTS, _others)]
+G = np.vstack([G, [0, 0, 1]])  # [6, 3]
+A_T = np.vstack([np.vander(POINTS, CELL_PX, increasing=True), [0, 0, 0, 1]]).T  # [4, 6]
+
+
+def conv3x3(x: tf.Tensor, filters: np.ndarray) -> tf.Tensor:
+    """float32 [1, h, w, c] -> [1, h, w, n], with zero padding; filters: [3, 3, c, n].
+
+    By fewer multiplications, F(4x4, 3x3) (Winograd 1980; Lavin and Gray 2016).
+    """
+    channels, count = filters.shape[2:]
+    height, width = tf.unstack(tf.shape(x)[1:3])
+    rows, columns = -(-height // CELL_PX), -(-width // CELL_PX)
+    below, right = CELL_PX * rows - height + 1, CELL_PX * columns - width + 1
+    padded = tf.pad(x, [[0, 0], [1, below], [1, right], [0, 0]])
+    cells = tf.image.extract_patches(padded, [1, 6, 6, 1], [1, CELL_PX, CELL_PX, 1], [1, 1, 1, 1], "VALID")
+    cells = tf.reshape(tf.transpose(tf.reshape(cells, [-1, 36, channels]), [1, 0, 2]), [36, -1])
+    cells = tf.reshape(np.kron(B_T, B_T) @ cells, [36, -1, channels])
+    products = cells @ np.reshape(np.kron(G, G) @ filters.reshape(9, -1), [36, channels, count])
+    y = np.kron(A_T, A_T) @ tf.reshape(products, [36, -1])
+    y = tf.transpose(tf.reshape(y, [CELL_PX, CELL_PX, rows, columns, count]), [2, 0, 3, 1, 4])
+    return tf.reshape(y, [1, CELL_PX * rows, CELL_PX * columns, count])[:, :height, :width]

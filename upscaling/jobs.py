@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import json
 import logging
 import os
@@ -31,7 +30,7 @@ class Job:
 
     @property
     def outputs(self) -> list[Path]:
-        return [self.target, *([self.sheet] if self.sheet else [])]
+        return [file for file in (self.target, self.sheet) if file]
 
     def source_state(self) -> list[int]:
         """Size in bytes and modification time in ns."""
@@ -108,12 +107,11 @@ def part_of(jobs: list[Job], part: int, parts: int) -> list[Job]:
     if parts == 1:
         return jobs
     sizes = {job: _pixels_in(job.source) for job in jobs}
-    loads = [(0, number) for number in range(1, parts + 1)]  # a heap
-    mine = set()
+    loads, mine = [0] * parts, set()
     for job in sorted(jobs, key=sizes.get, reverse=True):
-        load, number = loads[0]
-        heapq.heapreplace(loads, (load + sizes[job], number))
-        if number == part:
+        least = loads.index(min(loads))
+        loads[least] += sizes[job]
+        if least == part - 1:
             mine.add(job)
     return [job for job in jobs if job in mine]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from tf1.folding import PIXEL_SHUFFLES, fold_batch_norm
+from tf1.folding import PIXEL_SHUFFLES, before_shuffle, fold_batch_norm
 
 VERSION = "1.0.20261020"  # the package in requirements-export.txt
 FORMAT_MARK = "7767517"  # first line of a .param file
@@ -100,8 +100,7 @@ class Network:
         for i, r in enumerate(factors, start=1):
             x = conv(x, f"n256s1/{i}", r * r * num_filters, relu=is_relu)
             if self.is_out_moved and i == len(factors):
-                blocks = np.kron(np.eye(r * r), filters[0, 0])[None, None]
-                x = self._conv(x, "out", blocks, np.tile(biases, r * r))
+                x = self._conv(x, "out", *before_shuffle(filters, biases, r))
             x = self._add("PixelShuffle", [x], [f"pixelshuffle/{i}"], f"0={r} 1=1")
             x = prelu(x, f"n256s1/a/{i}")
         if not self.is_out_moved:

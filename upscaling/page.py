@@ -6,7 +6,6 @@ lie in a temporary folder, which Gradio cleans after an hour and which is remove
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
@@ -87,9 +86,8 @@ class Page:
                 f"choose weights from the list, a share of 0 to 1, a factor of 1 to {MAX_OUTSCALE}"
             )
         upscaler = self.upscaler(self.choose(name, source), share)
-        upscale = functools.partial(upscaler, progress=progress)
         [job] = plan_outputs([source], work, outscale=outscale)
-        upscale_image(lambda pixels, _: upscale(pixels), job, outscale, upscaler.scale)
+        upscale_image(lambda pixels, _: upscaler(pixels, progress), job, outscale, upscaler.scale)
         result = read_rgb(job.target)
         cubic = resize(
             bicubic.upsample(read_rgb(source), upscaler.scale), *result.shape[:2], Image.Resampling.BICUBIC

@@ -7,12 +7,14 @@ large tiles; then the upsampling stages, shallow but at up to HR resolution, in 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,7 +22,6 @@ from common.errors import UserError
 from common.machine import memory_budget
 from images.pixels import to_integers
 from tf1 import checkpoints
-from upscaling.tiles import Box, tiles
 
 log = logging.getLogger("srgan")
 
@@ -81,7 +82,7 @@ def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tup
     return {name: array.astype(np.float32) for name, array in mixed.items()}, meta
 
 
-class Upscaler:
+class Upscaler(contextlib.AbstractContextManager):
     """Upscaling by `scale` with trained weights: `upscaler(image)`; use as a context manager.
 
     One call at a time: two threads must not run one engine of TensorFlow's.
@@ -100,16 +101,13 @@ class Upscaler:
 
         engine: 'tensorflow', 'ncnn' or 'ncnn-vulkan'.
         """
-        self._settings = settings
+        self._memory_mb = settings.memory_mb
         self.scale: int = arguments["scale"]
         self.engine = _engine_class(engine)(arrays, arguments, settings, source)
         self._trunk_halo, self._head_halo = self.engine.trunk_halo, self.engine.head_halo
         px_per_tensor = memory_budget(settings.memory_mb) / (self.engine.num_filters * 4)
         self._trunk_px = int(px_per_tensor / self.engine.live_trunk_tensors)
         self._head_px = int(px_per_tensor / self.engine.live_head_tensors / self.scale**2)
-
-    def __enter__(self) -> Upscaler:
-        return self
 
     def __exit__(self, *_) -> None:
         self.close()
@@ -146,8 +144,7 @@ class Upscaler:
         head = functools.partial(self.engine.head, dtype=image.dtype)
         result = None
         done_px = 0
-        mb = self._settings.memory_mb
-        left = memory_budget(mb, scale**2 * image.nbytes) / memory_budget(mb)
+        left = memory_budget(self._memory_mb, scale**2 * image.nbytes) / memory_budget(self._memory_mb)
         trunk_px, head_px = int(left * self._trunk_px), int(left * self._head_px)
         for tile in tiles(whole, trunk_px, self._trunk_halo + self._head_halo):
             needed = tile.grown(self._head_halo, whole)
@@ -178,3 +175,55 @@ def _run_turned(run: Callable, window: np.ndarray, view) -> np.ndarray:
     turns, flip = view
     made = run(np.rot90(window, turns)[:, ::flip])
     return np.rot90(made[:, ::flip], -turns)
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels; bottom and right are excluded."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def area(self) -> int:
+        return (self.bottom - self.top) * (self.right - self.left)
+
+    def grown(self, halo: int, limit: Box) -> Box:
+        """The box and `halo` pixels around it, where `limit` has them."""
+        return Box(
+            max(self.top - halo, limit.top),
+            max(self.left - halo, limit.left),
+            min(self.bottom + halo, limit.bottom),
+            min(self.right + halo, limit.right),
+        )
+
+    def slices(self, origin: Box | None = None, scale: int = 1) -> tuple[slice, slice]:
+        """Index of the box in an array that begins at `origin`'s corner, `scale` times as large."""
+        top, left = (origin.top, origin.left) if origin else (0, 0)
+        return (
+            slice(scale * (self.top - top), scale * (self.bottom - top)),
+            slice(scale * (self.left - left), scale * (self.right - left)),
+        )
+
+
+def tiles(box: Box, max_px: int, halo: int) -> Iterator[Box]:
+    """Cuts a box into a grid of nearly equal tiles whose area with halo is at most `max_px`.
+
+    Of the grids that fit, the one with the least halo in all; one tile too small to fit is as it is.
+    """
+    height, width = box.bottom - box.top, box.right - box.left
+
+    def sides(rows: int, columns: int) -> tuple[int, int]:
+        side = -(-height // rows), -(-width // columns)
+        return side[0] + 2 * halo * (rows > 1), side[1] + 2 * halo * (columns > 1)
+
+    # sides shorter than the halo only add halo
+    most_rows, most_columns = (max(1, -(-side // max(halo, 16))) for side in (height, width))
+    grids = itertools.product(range(1, most_rows + 1), range(1, most_columns + 1))
+    fitting = [grid for grid in grids if math.prod(sides(*grid)) <= max_px] or [(most_rows, most_columns)]
+    rows, columns = min(fitting, key=lambda grid: math.prod(grid) * math.prod(sides(*grid)))
+    tops = np.linspace(box.top, box.bottom, rows + 1).astype(int).tolist()
+    lefts = np.linspace(box.left, box.right, columns + 1).astype(int).tolist()
+    for (top, bottom), (left, right) in itertools.product(*map(itertools.pairwise, (tops, lefts))):
+        yield Box(top, left, bottom, right)

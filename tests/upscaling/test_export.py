@@ -12,8 +12,7 @@ from common.errors import UserError
 from main import EXPORT_FORMATS
 from tf1 import checkpoints
 from upscaling import export as exporting
-from upscaling.engines import engine
-from upscaling.export import NAMES, export
+from upscaling.export import NAMES, engine, export
 from upscaling.upscaler import Upscaler, load_generator
 
 NEEDS = {"onnx": ("tf2onnx", "onnxruntime"), "tflite": ("ai_edge_litert",), "ncnn": ("ncnn",)}
@@ -77,7 +76,8 @@ def test_the_savedmodel_serves_bytes_and_floats(tmp_path, arrays):
 @pytest.mark.parametrize("format", ["savedmodel", "tflite", "ncnn"])
 def test_an_export_that_differs_is_refused_and_removed(tmp_path, arrays, monkeypatch, format):
     require(format)
-    monkeypatch.setattr(exporting, "run", lambda path, name, image: image.repeat(4, axis=0).repeat(4, axis=1))
+    nearest = lambda images: images.repeat(4, axis=1).repeat(4, axis=2)  # noqa: E731
+    monkeypatch.setattr(exporting, "engine", lambda path, format: nearest)
     with pytest.raises(UserError, match=r"differs from the program by \d+ 8-bit values: not written"):
         export(arrays, META, SETTINGS, tmp_path, format)
     assert not [path for path in tmp_path.iterdir() if path.name != "README.md"]
@@ -125,11 +125,15 @@ def test_nothing_is_overwritten(tmp_path, arrays):
     assert (other / "README.md").read_text() == "mine"
 
 
-def test_a_missing_package_is_one_sentence(tmp_path, arrays, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    with pytest.raises(UserError, match=r"--format onnx needs the package tf2onnx: pip install -r"):
-        export(arrays, META, SETTINGS, tmp_path, "onnx")
-    assert not (tmp_path / NAMES["onnx"].format(4)).exists()
+@pytest.mark.parametrize(
+    ("format", "package"), [("onnx", "tf2onnx"), ("tflite", "ai_edge_litert.interpreter")]
+)
+def test_a_missing_package_is_one_sentence_and_leaves_no_file(tmp_path, arrays, monkeypatch, format, package):
+    """One that converts, and the engine that checks what was converted."""
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"--format {format} needs the package {package}: pip install -r"):
+        export(arrays, META, SETTINGS, tmp_path, format)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_line_knows_the_formats():

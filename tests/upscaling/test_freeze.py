@@ -7,7 +7,7 @@ from test_upscaler import NETWORKS, SCALED, weights
 
 from model import SRGAN_g
 from tf1 import checkpoints
-from upscaling.freeze import freeze
+from upscaling.graph import freeze
 
 VARIANTS = {
     "note": {},

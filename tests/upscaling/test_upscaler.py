@@ -16,8 +16,7 @@ from tf1 import checkpoints, runtime
 from tf1.folding import fold_batch_norm
 from upscaling import graph
 from upscaling import upscaler as engine
-from upscaling.tiles import Box, tiles
-from upscaling.upscaler import Upscaler, load_generator
+from upscaling.upscaler import Box, Upscaler, load_generator, tiles
 
 SETTINGS = make_config(settings=["RUNTIME.precision=float32"]).RUNTIME
 NETWORKS = {

@@ -10,8 +10,8 @@ from common.settings import make_config
 from model import PIXEL_SHUFFLES
 from tf1 import runtime
 from upscaling import upscaler as engine
+from upscaling.graph import conv3x3
 from upscaling.upscaler import Upscaler
-from upscaling.winograd import conv3x3
 
 ARGUMENTS = NETWORKS["tensorlayer"]
 

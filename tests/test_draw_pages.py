@@ -64,8 +64,8 @@ def test_colours_are_far_from_their_ground():
         assert max(abs(a - b) for a, b in zip(ground, colour)) > 70
 
 
-def draw(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["draw_pages.py", *map(str, arguments)])
+def draw(monkeypatch, folder, count):
+    monkeypatch.setattr(sys, "argv", ["draw_pages.py", str(folder), str(count)])
     draw_pages.main()
 
 

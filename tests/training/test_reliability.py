@@ -1,6 +1,5 @@
 """What a run loses to faults of the disk, the images, the numbers and its users: nothing that is done."""
 
-import contextlib
 import os
 import shutil
 import signal
@@ -76,6 +75,13 @@ def refused(folder, words, *settings):
         run_training(folder, tiny(*SHORT, *settings))
 
 
+def assert_ends_like(run, folder):
+    """Training in the folder goes on to the variables of an uninterrupted run."""
+    run_training(folder, tiny(*SHORT))
+    assert_same_bits(arrays_of(run), arrays_of(folder))
+    assert steps_logged(folder) == [3, 6]
+
+
 # --- The disk
 
 
@@ -94,8 +100,7 @@ def test_an_epoch_that_a_run_died_in_writing_is_done_again(short_run, tmp_path, 
         with pytest.raises(SystemExit):
             run_training(tmp_path, tiny(*SHORT))
     assert saved_step(tmp_path) == 0
-    run_training(tmp_path, tiny(*SHORT))
-    assert_same_bits(arrays_of(short_run), arrays_of(tmp_path))
+    assert_ends_like(short_run, tmp_path)
     undisturbed, repeated = log_lines(short_run), log_lines(tmp_path)
     assert [line["mse_loss"] for line in undisturbed] == [line["mse_loss"] for line in repeated]
     first = [folder / "samples/srgan_ginit/train_1.png" for folder in (short_run, tmp_path)]
@@ -118,10 +123,8 @@ def test_reports_that_cannot_be_written_do_not_stop_training_and_are_tried_again
 
     monkeypatch.setattr(Run, "end_epoch", end_epoch)
     caplog.set_level("INFO")
-    run_training(tmp_path, tiny(*SHORT))
+    assert_ends_like(short_run, tmp_path)
     assert "); training continues" in caplog.text and "WARNING: no " in run_log(tmp_path)
-    assert_same_bits(arrays_of(short_run), arrays_of(tmp_path))
-    assert steps_logged(tmp_path) == [3, 6]
     assert (tmp_path / blocked.replace("train_1", "train_2")).is_file()
 
 
@@ -136,8 +139,7 @@ def test_weights_that_cannot_be_written_are_an_error_and_written_at_the_next_sta
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "write_npz", refuse)
         refused(tmp_path, "weights could not be written")
-    run_training(tmp_path, tiny(*SHORT))
-    assert_same_bits(arrays_of(tmp_path), arrays_of(short_run))
+    assert_ends_like(short_run, tmp_path)
 
 
 def test_a_run_whose_state_cannot_be_saved_ends_and_keeps_the_state_before(stopped, monkeypatch):
@@ -167,28 +169,21 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def fill(folder):
-    """Leaves no byte free."""
-    with open(folder / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(1024))
-
-
 def test_a_full_disk_ends_the_run_and_loses_nothing(small_disk, short_run, monkeypatch):
-    full, real_epoch = [], Run.end_epoch
+    filler = small_disk / "filler"
 
-    def end_epoch(run):
-        if not full and run.step_number == 6:
-            full.append(fill(small_disk))
-        real_epoch(run)
+    def end_epoch(run, end=Run.end_epoch):
+        if run.step_number == 6:
+            filler.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+        end(run)
 
-    monkeypatch.setattr(Run, "end_epoch", end_epoch)
-    refused(small_disk, "cannot write .*srgan_state.*No space left on device")
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "end_epoch", end_epoch)
+        refused(small_disk, "cannot write .*srgan_state.*No space left on device")
     assert saved_step(small_disk) == 3
     refused(small_disk, "No space left on device")
-    (small_disk / "filler").unlink()
-    run_training(small_disk, tiny(*SHORT))
-    assert_same_bits(arrays_of(short_run), arrays_of(small_disk))
+    filler.unlink()
+    assert_ends_like(short_run, small_disk)
 
 
 def test_a_read_only_disk_is_refused_before_work_begins(small_disk):
@@ -236,8 +231,7 @@ def test_a_damaged_state_is_renamed_and_the_one_before_is_used(stopped, short_ru
     renamed = stopped / "checkpoint/srgan_state_damaged.npz"
     assert renamed.exists() == (damage != "gone") == ("is used" in caplog.text)
     renamed.unlink(missing_ok=True)
-    assert_same_bits(arrays_of(short_run), arrays_of(stopped))
-    assert steps_logged(stopped) == [3, 6]
+    assert_ends_like(short_run, stopped)
     for name in ("srgan_state.npz", "srgan_state_previous.npz"):  # with nothing else to go on from
         (stopped / "checkpoint" / name).write_bytes(b"PK")
     refused(stopped, "srgan_state.npz is damaged")
@@ -266,28 +260,19 @@ def photos_folder(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("added", "4 images, .*now 5 images"),
-        ("removed", "now 3 images"),
-        ("renamed", "now 4 images"),
-        ("resized", "now 4 images"),
-        ("other content", "now 4 images"),  # of the same size and bytes
+        (lambda first, _: shutil.copy(first, first.with_stem("new")), "4 images, .*now 5 images"),
+        (lambda first, _: first.unlink(), "now 3 images"),
+        (lambda first, _: first.rename(first.with_stem("other")), "now 4 images"),
+        (lambda first, _: files.write_rgb(first, np.zeros((90, 80, 3), np.uint8)), "now 4 images"),
+        (lambda first, second: shutil.copy(second, first), "now 4 images"),
     ],
+    ids=["added", "removed", "renamed", "resized", "other content"],
 )
 def test_other_images_are_refused(tmp_path, photos_folder, change, words):
     run_training(tmp_path, tiny(*SHORT, f"TRAIN.hr_img_path={photos_folder}"))
     first, second, *_ = sorted(photos_folder.rglob("*.bmp"))
-    bytes_before = first.stat().st_size
-    if change == "added":
-        shutil.copy(first, photos_folder / "new.bmp")
-    elif change == "removed":
-        first.unlink()
-    elif change == "renamed":
-        first.rename(first.with_stem("other"))
-    elif change == "resized":
-        files.write_rgb(first, np.zeros((90, 80, 3), np.uint8))
-    else:
-        shutil.copy(second, first)
-        assert first.stat().st_size == bytes_before
+    assert first.stat().st_size == second.stat().st_size
+    change(first, second)
     settings = (f"TRAIN.hr_img_path={photos_folder}", "TRAIN.n_epoch_init=3")
     refused(tmp_path, f"was made from other images .*{words}", *settings)
 
@@ -334,8 +319,7 @@ def test_files_older_than_model_generator_scale_have_scale_4(stopped, short_run)
         checkpoints.write_npz(stopped / "checkpoint" / file, arrays, meta)
     _, meta = checkpoints.read_network(stopped / "checkpoint/g_srgan_init.npz", "SRGAN_g", None)
     assert meta["arguments"]["scale"] == 4
-    run_training(stopped, tiny(*SHORT))
-    assert_same_bits(arrays_of(stopped), arrays_of(short_run))
+    assert_ends_like(short_run, stopped)
 
 
 @pytest.mark.parametrize(

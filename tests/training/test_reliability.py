@@ -186,13 +186,6 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(small_disk, short_run, monke
     assert_ends_like(short_run, small_disk)
 
 
-def test_a_read_only_disk_is_refused_before_work_begins(small_disk):
-    run_until(small_disk, tiny(*SHORT), 3)
-    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
-    refused(small_disk, "--checkpoint-dir.*Read-only file system")
-    assert saved_step(small_disk) == 3
-
-
 @pytest.mark.parametrize(
     ("part", "where", "error", "saved"),
     [
@@ -322,27 +315,17 @@ def test_files_older_than_model_generator_scale_have_scale_4(stopped, short_run)
     assert_ends_like(short_run, stopped)
 
 
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ("num_blocks=2", "num_blocks is 1 there and 2 here"),
-        ("output_activation=linear", "output_activation is tanh there and linear here"),
-    ],
-)
-def test_weights_of_other_networks_are_refused_by_what_differs(short_run, tmp_path, setting, words):
-    path = short_run / "checkpoint/g_srgan_init.npz"
-    refused(tmp_path, words, f"TRAIN.init_weights={path}", f"MODEL.generator.{setting}")
-
-
-def test_weights_with_other_arrays_are_refused_by_their_names(short_run, tmp_path):
-    arrays, meta = checkpoints.read_npz(short_run / "checkpoint/g_srgan_init.npz")
-    lacking = {name: array for name, array in arrays.items() if name != "SRGAN_g/out/biases"}
-    for found, words in (
-        (lacking, "lacks SRGAN_g/out/biases"),
-        ({**arrays, "SRGAN_g/x": 0}, "has SRGAN_g/x"),
-    ):
-        checkpoints.write_npz(tmp_path / "other.npz", found, meta)
-        refused(tmp_path, words, f"TRAIN.init_weights={tmp_path / 'other.npz'}")
+def test_weights_of_other_networks_are_refused_by_what_differs(short_run, tmp_path):
+    path, other = short_run / "checkpoint/g_srgan_init.npz", tmp_path / "other.npz"
+    words, setting = (
+        "output_activation is tanh there and linear here",
+        "MODEL.generator.output_activation=linear",
+    )
+    refused(tmp_path, words, f"TRAIN.init_weights={path}", setting)
+    arrays, meta = checkpoints.read_npz(path)
+    del arrays["SRGAN_g/out/biases"]
+    checkpoints.write_npz(other, arrays, meta)
+    refused(tmp_path, "lacks SRGAN_g/out/biases", f"TRAIN.init_weights={other}")
 
 
 # --- Folders in use

@@ -20,12 +20,12 @@ from conftest import SHARED
 import vgg19
 from common.errors import UserError
 from images.photos import validation_photo
+from tf1 import checkpoints
 from tf1.layers import tl
 from vgg19 import Vgg19_simple_api, conv_names, find_weights, layer_names, read_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 RELATIVE_ERROR = 1e-4  # largest difference over largest value
-SMALL = ("conv1_1", "conv1_2", "conv2_1")  # enough layers to test a file format
 
 
 def keras_name(name):
@@ -46,6 +46,11 @@ def random_weights(last):
 
 def keras_names(weights):
     return {keras_name(name): arrays for name, arrays in weights.items()}
+
+
+def our_names(weights):
+    pairs = weights.items()
+    return {f"VGG19/{name}/{part}": a for name, pair in pairs for part, a in zip(("filters", "biases"), pair)}
 
 
 def write_npz(path, weights):
@@ -124,10 +129,7 @@ def our_features(weights, image, layers):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         rgb = tf.constant(image[None] / np.float32(255))
         networks = [Vgg19_simple_api(rgb, reuse=i > 0, layer=layer)[1] for i, layer in enumerate(layers)]
-        for variable in tf.compat.v1.global_variables():
-            _, conv, kind = variable.op.name.split("/")
-            value = weights[conv][kind == "biases"]
-            session.run(variable.initializer, {variable.initializer.inputs[1]: value})
+        checkpoints.assign(session, tf.compat.v1.global_variables(), our_names(weights), "these weights")
         return session.run([network.outputs for network in networks])
 
 
@@ -164,11 +166,8 @@ def real_weights():
 
 def test_features_of_a_photo_by_real_weights_are_those_of_keras(real_weights):
     image = validation_photo()[40:136, 180:276]
-    arrays = read_weights(real_weights, "conv3_4")
-    weights = {
-        name: (arrays[f"VGG19/{name}/filters"], arrays[f"VGG19/{name}/biases"])
-        for name in conv_names("conv3_4")
-    }
+    arrays = list(read_weights(real_weights, "conv3_4").values())  # filters and biases in turn
+    weights = dict(zip(conv_names("conv3_4"), zip(arrays[::2], arrays[1::2])))
     ours, keras = (features(weights, image, ["conv3_4"])[0] for features in (our_features, keras_features))
     assert ours.shape == (1, 24, 24, 256)
     assert_agree(ours, keras)
@@ -202,7 +201,7 @@ def test_reuse_adds_no_variables_and_none_is_trainable(graph):
         for side in (16, 8)
     ]
     names = [variable.op.name for variable in tf.compat.v1.global_variables()]
-    assert names == [f"VGG19/{name}/{kind}" for name in SMALL for kind in ("filters", "biases")]
+    assert names == list(our_names(random_weights("conv2_1")))
     for network in networks:
         assert [param.op.name for param in network.all_params] == names
     assert not tf.compat.v1.trainable_variables()
@@ -217,8 +216,7 @@ def test_vgg_loss_has_a_gradient_before_and_after_relu(session):
     loss = tl.cost.mean_squared_error(sr_conv.outputs, hr_conv.outputs, is_mean=True)
     session.run(tf.compat.v1.global_variables_initializer())
     gradient, before, after = session.run([tf.gradients(loss, sr)[0], before_relu, sr_conv.outputs])
-    assert np.isfinite(gradient).all()
-    assert (np.abs(gradient).max(axis=(1, 2, 3)) > 0).all()  # for each image
+    assert np.isfinite(gradient).all() and (np.abs(gradient).max(axis=(1, 2, 3)) > 0).all()
     assert np.count_nonzero(gradient) > gradient.size / 2
     assert before.min() < 0
     np.testing.assert_array_equal(np.maximum(before, 0), after)
@@ -235,11 +233,10 @@ def test_each_format_gives_the_arrays_that_were_written(tmp_path, kind, dtype):
     weights = {conv: [a.astype(dtype) for a in arrays] for conv, arrays in random_weights("conv2_1").items()}
     write(path, weights)
     arrays = read_weights(path, "conv2_1")
-    assert list(arrays) == [f"VGG19/{conv}/{part}" for conv in SMALL for part in ("filters", "biases")]
-    for conv, pair in weights.items():
-        for part, array in zip(("filters", "biases"), pair):
-            np.testing.assert_array_equal(arrays[f"VGG19/{conv}/{part}"], array)
-            assert arrays[f"VGG19/{conv}/{part}"].dtype == np.float32
+    assert list(arrays) == list(our_names(weights))
+    for name, array in our_names(weights).items():
+        np.testing.assert_array_equal(arrays[name], array)
+        assert arrays[name].dtype == np.float32
     assert len(read_weights(path, "pool1")) == 2 * 2  # conv1_1 and conv1_2
     message = refusal(path, "conv3_1")
     assert "lacks conv2_2, conv3_1, which" in message and "VGG.layer = 'conv3_1'" in message
@@ -250,8 +247,7 @@ def refusal(path, layer="conv1_1"):
     with pytest.raises(UserError) as error:
         read_weights(path, layer)
     message = str(error.value)
-    assert str(path) in message
-    assert "\n" not in message
+    assert str(path) in message and "\n" not in message
     return message
 
 

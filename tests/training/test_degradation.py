@@ -148,7 +148,6 @@ def sample(patch_size, **options):
 
 
 def test_batches_of_photo_are_a_function_of_seed_epoch_and_position():
-
     def batches(seed, epoch, first_step=0):
         return [lr for lr, _ in sample(32, seed=seed, degradation="photo").batches(epoch, first_step)]
 

@@ -103,13 +103,12 @@ def test_two_devices_go_on_as_one_does(one_and_two):
 
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"TRAIN.batch_size=3 cannot be shared among 2 devices"):
-        run_training(tmp_path, tiny("TRAIN.batch_size=3", "RUNTIME.devices=2"))
+        run_training(tmp_path, "TRAIN.batch_size=3", "RUNTIME.devices=2")
 
 
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     for epochs, devices in ((1, 1), (2, 2), (3, 1)):
-        settings = (f"TRAIN.n_epoch_init={epochs}", f"RUNTIME.devices={devices}")
-        run_training(tmp_path, tiny(*SHORT, *settings))
+        run_training(tmp_path, *SHORT, f"TRAIN.n_epoch_init={epochs}", f"RUNTIME.devices={devices}")
         assert checkpoints.read_meta(tmp_path / "checkpoint/g_srgan_init.npz")["step"] == 3 * epochs
 
 
@@ -207,7 +206,7 @@ def test_two_hosts_train_one_model_and_only_the_chief_writes(tmp_path):
     codes, outputs = hosts.wait()
     assert codes == [0, 0], outputs
     assert {path.name for path in (tmp_path / "1").rglob("*") if path.is_file()} == {"output.txt"}
-    run_training(tmp_path, tiny(*EVERYTHING))
+    run_training(tmp_path, *EVERYTHING)
     one, _ = checkpoints.read_npz(tmp_path / "checkpoint/srgan_state.npz")
     two, meta = checkpoints.read_npz(tmp_path / "0/checkpoint/srgan_state.npz")
     assert one.keys() == two.keys() and meta["step"] == 15

@@ -47,7 +47,7 @@ def short_run(pretrained_run):  # noqa: F811
 @pytest.fixture(scope="module")
 def stopped_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
-    run_until(folder, tiny(*SHORT), 3)
+    run_until(folder, 3, *SHORT)
     return folder
 
 
@@ -72,12 +72,12 @@ def saved_step(folder):
 def refused(folder, words, *settings):
     """Training in the folder by SHORT and `settings` is refused with these words."""
     with pytest.raises(UserError, match=words):
-        run_training(folder, tiny(*SHORT, *settings))
+        run_training(folder, *SHORT, *settings)
 
 
 def assert_ends_like(run, folder):
     """Training in the folder goes on to the variables of an uninterrupted run."""
-    run_training(folder, tiny(*SHORT))
+    run_training(folder, *SHORT)
     assert_same_bits(arrays_of(run), arrays_of(folder))
     assert steps_logged(folder) == [3, 6]
 
@@ -98,7 +98,7 @@ def test_an_epoch_that_a_run_died_in_writing_is_done_again(short_run, tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(part, dies_in, die)
         with pytest.raises(SystemExit):
-            run_training(tmp_path, tiny(*SHORT))
+            run_training(tmp_path, *SHORT)
     assert saved_step(tmp_path) == 0
     assert_ends_like(short_run, tmp_path)
     undisturbed, repeated = log_lines(short_run), log_lines(tmp_path)
@@ -207,7 +207,7 @@ def test_errors_are_preceded_by_a_save_unless_they_come_within_a_step(
 
     monkeypatch.setattr(part, where, fail_at_the_third)
     with pytest.raises(type(error), match="boom"):
-        run_training(tmp_path, tiny(*SHORT))
+        run_training(tmp_path, *SHORT)
     assert saved_step(tmp_path) == saved
     assert f"step 2: {type(error).__name__}" in run_log(tmp_path)
 
@@ -220,7 +220,7 @@ def test_a_damaged_state_is_renamed_and_the_one_before_is_used(stopped, short_ru
         path.unlink()
     else:
         path.write_bytes(data[:-100] if damage == "truncated" else bytes(len(data)))
-    run_training(stopped, tiny(*SHORT))
+    run_training(stopped, *SHORT)
     renamed = stopped / "checkpoint/srgan_state_damaged.npz"
     assert renamed.exists() == (damage != "gone") == ("is used" in caplog.text)
     renamed.unlink(missing_ok=True)
@@ -234,7 +234,7 @@ def test_a_damaged_state_is_renamed_and_the_one_before_is_used(stopped, short_ru
 def test_damaged_lines_of_the_log_are_dropped(stopped):
     path = stopped / "checkpoint/train_log.jsonl"
     path.write_bytes(path.read_bytes() + bytes(40) + b"\n" + b'{"step": 3')
-    run_training(stopped, tiny(*SHORT))
+    run_training(stopped, *SHORT)
     assert steps_logged(stopped) == [3, 6]
 
 
@@ -262,7 +262,7 @@ def photos_folder(tmp_path):
     ids=["added", "removed", "renamed", "resized", "other content"],
 )
 def test_other_images_are_refused(tmp_path, photos_folder, change, words):
-    run_training(tmp_path, tiny(*SHORT, f"TRAIN.hr_img_path={photos_folder}"))
+    run_training(tmp_path, *SHORT, f"TRAIN.hr_img_path={photos_folder}")
     first, second, *_ = sorted(photos_folder.rglob("*.bmp"))
     assert first.stat().st_size == second.stat().st_size
     change(first, second)
@@ -271,28 +271,28 @@ def test_other_images_are_refused(tmp_path, photos_folder, change, words):
 
 
 def test_the_same_images_may_be_moved(tmp_path, photos_folder, monkeypatch):
-    run_training(tmp_path, tiny(*SHORT, f"TRAIN.hr_img_path={photos_folder}"))
+    run_training(tmp_path, *SHORT, f"TRAIN.hr_img_path={photos_folder}")
     shutil.move(photos_folder, tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     for path in (tmp_path / "moved", "moved", "./moved/"):
-        run_training(tmp_path, tiny(*SHORT, f"TRAIN.hr_img_path={path}"))
+        run_training(tmp_path, *SHORT, f"TRAIN.hr_img_path={path}")
 
 
 def test_another_vgg_file_precision_or_device_is_refused_or_logged(tmp_path, monkeypatch, caplog):
     settings = ("TRAIN.n_epoch_init=0", "TRAIN.n_epoch=1")
-    run_training(tmp_path, tiny(*settings))
+    run_training(tmp_path, *settings)
     with np.load(VGG_FILE) as file:
         arrays = dict(file)
     arrays["block1_conv1/bias"][0] += 1
     np.savez(tmp_path / "other.npz", **arrays)
     with pytest.raises(UserError, match=r"used VGG19 features conv1_1 .*bring the same"):
-        run_training(tmp_path, tiny(*settings, f"VGG.weights={tmp_path / 'other.npz'}"))
+        run_training(tmp_path, *settings, f"VGG.weights={tmp_path / 'other.npz'}")
     shutil.copy(VGG_FILE, tmp_path / "copy.npz")  # the same weights by another name
-    run_training(tmp_path, tiny(*settings, f"VGG.weights={tmp_path / 'copy.npz'}"))
+    run_training(tmp_path, *settings, f"VGG.weights={tmp_path / 'copy.npz'}")
     with pytest.raises(UserError, match=r"computed in float32.*add --set RUNTIME.precision=float32"):
-        run_training(tmp_path, tiny(*settings, "RUNTIME.precision=bfloat16"))
+        run_training(tmp_path, *settings, "RUNTIME.precision=bfloat16")
     monkeypatch.setattr(runtime, "describe_device", lambda: "GPU (some)")
-    run_training(tmp_path, tiny(*settings))
+    run_training(tmp_path, *settings)
     assert "made on CPU and continues on GPU (some)" in caplog.text
 
 
@@ -344,8 +344,7 @@ def test_each_restart_archives_the_run_before_and_none_is_lost(short_run, tmp_pa
 
     runs = [content(tmp_path / "checkpoint")]
     for seed in (1, 2, 3):
-        settings = ("TRAIN.n_epoch_init=1", f"TRAIN.seed={seed}")
-        run_training(tmp_path, tiny(*SHORT, *settings), restart=True)
+        run_training(tmp_path, *SHORT, "TRAIN.n_epoch_init=1", f"TRAIN.seed={seed}", restart=True)
         assert steps_logged(tmp_path) == [3]
         runs.append(content(tmp_path / "checkpoint"))
     archived = [content(folder) for folder in (tmp_path / "checkpoint/replaced").iterdir()]
@@ -363,11 +362,11 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         other.stdout.readline()
         refused(tmp_path, "another run is training in")
         other.kill()
-    run_training(tmp_path, tiny(*SHORT, "TRAIN.n_epoch_init=1"))  # a killed run leaves no lock
+    run_training(tmp_path, *SHORT, "TRAIN.n_epoch_init=1")  # a killed run leaves no lock
 
 
 def test_numbered_weights_are_kept(tmp_path):
-    run_training(tmp_path, tiny(*SHORT, "TRAIN.n_epoch_init=4", "TRAIN.keep_weights=2"))
+    run_training(tmp_path, *SHORT, "TRAIN.n_epoch_init=4", "TRAIN.keep_weights=2")
     names = {path.name for path in (tmp_path / "checkpoint").glob("g_srgan*")}
     assert names == {"g_srgan_init.npz", "g_srgan_init_2.npz", "g_srgan_init_4.npz"}
 
@@ -388,7 +387,7 @@ def with_steps_that_are_not_finite(monkeypatch, bad):
 
 def test_skipped_steps_are_counted_and_the_run_goes_on(tmp_path, monkeypatch):
     with_steps_that_are_not_finite(monkeypatch, {2, 4, 5, 6})
-    run_training(tmp_path, tiny(*SHORT))
+    run_training(tmp_path, *SHORT)
     lines = log_lines(tmp_path)
     assert [line["skipped_steps"] for line in lines] == [1, 3]
     assert np.isfinite(lines[0]["mse_loss"]) and "mse_loss" not in lines[1]
@@ -406,7 +405,7 @@ def test_a_collapsed_discriminator_is_logged(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(report, "COLLAPSED_LOSS", 1e9)
     monkeypatch.setattr(report, "COLLAPSED_EPOCHS", 2)
     caplog.set_level("INFO")
-    run_training(tmp_path, tiny("TRAIN.n_epoch_init=1"))
+    run_training(tmp_path, "TRAIN.n_epoch_init=1")
     assert caplog.text.count("the discriminator's loss is below") == 1
 
 
@@ -453,7 +452,7 @@ def test_features_are_made_with_the_vgg_file(tmp_path):
 def test_samples_are_made_with_the_moving_average(tmp_path):
     """By the moving average, where there is one: with the rate at 0.1, it is far from the weights."""
     settings = ("TRAIN.ema_decay=0.999", "TRAIN.lr_init=0.1", "TRAIN.n_epoch_init=1")
-    run_training(tmp_path, tiny(*SHORT, *settings))
+    run_training(tmp_path, *SHORT, *settings)
     arrays, meta = load_generator(tmp_path / "checkpoint/g_srgan_init.npz")
     lr = files.read_rgb(tmp_path / "samples/srgan_ginit/_train_sample_96.png")[:, :4]
     with Upscaler(arrays, meta["arguments"], tiny().RUNTIME) as upscaler:
@@ -464,20 +463,20 @@ def test_samples_are_made_with_the_moving_average(tmp_path):
 
 
 def test_state_is_saved_every_so_many_minutes(tmp_path):
-    run_training(tmp_path, tiny(*SHORT, "TRAIN.save_minutes=0.0"))
+    run_training(tmp_path, *SHORT, "TRAIN.save_minutes=0.0")
     saved = [line.split()[-2] for line in run_log(tmp_path).splitlines() if line.endswith(" saved")]
     assert saved == ["0", "0", "1", "2", "3", "3", "4", "5", "6"]
 
 
 def test_the_notes_input_size_trains(tmp_path):
-    run_training(tmp_path, tiny("VGG.input_size=224", "TRAIN.n_epoch_init=0", "TRAIN.n_epoch=1"))
+    run_training(tmp_path, "VGG.input_size=224", "TRAIN.n_epoch_init=0", "TRAIN.n_epoch=1")
     assert log_lines(tmp_path)[0]["vgg_loss"] > 0
 
 
 def test_bfloat16_trains_and_continues_with_the_same_bits(tmp_path):
-    cfg = tiny(*SHORT, "RUNTIME.precision=bfloat16")
-    run_training(tmp_path / "whole", cfg)
-    run_until(tmp_path, cfg, 3)
-    run_training(tmp_path, cfg)
+    settings = (*SHORT, "RUNTIME.precision=bfloat16")
+    run_training(tmp_path / "whole", *settings)
+    run_until(tmp_path, 3, *settings)
+    run_training(tmp_path, *settings)
     assert checkpoints.read_meta(tmp_path / "checkpoint/srgan_state.npz")["facts"]["precision"] == "bfloat16"
     assert_same_bits(arrays_of(tmp_path / "whole"), arrays_of(tmp_path))

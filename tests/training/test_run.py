@@ -53,8 +53,8 @@ def params_of(graph):
     return graph.net_g.all_params + graph.net_d.all_params
 
 
-def run_training(folder, cfg, *, restart=False):
-    train(cfg, folder / "checkpoint", folder / "samples", recipe="tensorlayer", restart=restart)
+def run_training(folder, *settings, restart=False):
+    train(tiny(*settings), folder / "checkpoint", folder / "samples", recipe="tensorlayer", restart=restart)
 
 
 def arrays_of(folder):
@@ -75,7 +75,7 @@ def log_lines(folder):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def run_until(folder, cfg, stop_after):
+def run_until(folder, stop_after, *settings):
     """Runs in `folder`; SIGTERM comes at the end of the step `stop_after`."""
 
     def step_with_stop(run, *results, step=Run.step):
@@ -86,7 +86,7 @@ def run_until(folder, cfg, stop_after):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "step", step_with_stop)
         with pytest.raises(SystemExit) as stopped:
-            run_training(folder, cfg)
+            run_training(folder, *settings)
     assert stopped.value.code == 143
 
 
@@ -320,7 +320,7 @@ WHOLE = ("TRAIN.ema_decay=0.9", "TRAIN.n_epoch_d=1", "TRAIN.warmup_steps=4", "LO
 def whole_run(tmp_path_factory):
     """Folder of an uninterrupted run: steps 1-6 pretrain, in 7-9 D learns alone, 10-15 are adversarial."""
     folder = tmp_path_factory.mktemp("whole")
-    run_training(folder, tiny(*WHOLE))
+    run_training(folder, *WHOLE)
     return folder
 
 
@@ -351,8 +351,8 @@ def test_run_writes_weights_samples_log_and_settings(whole_run):
 
 
 def test_a_line_of_the_log_has_the_means_of_its_steps(tmp_path):
-    run_training(tmp_path / "a", tiny(*SHORT, "TRAIN.n_epoch_init=1", "TRAIN.steps_per_epoch=3"))
-    run_training(tmp_path / "b", tiny(*SHORT, "TRAIN.n_epoch_init=3", "TRAIN.steps_per_epoch=1"))
+    run_training(tmp_path / "a", *SHORT, "TRAIN.n_epoch_init=1", "TRAIN.steps_per_epoch=3")
+    run_training(tmp_path / "b", *SHORT, "TRAIN.n_epoch_init=3", "TRAIN.steps_per_epoch=1")
     [whole], steps = log_lines(tmp_path / "a"), log_lines(tmp_path / "b")
     assert whole["mse_loss"] == pytest.approx(np.mean([line["mse_loss"] for line in steps]), rel=1e-6)
 
@@ -374,11 +374,11 @@ def test_state_holds_the_step_every_optimiser_slot_and_the_averages_that_users_g
 def test_stopped_and_continued_run_ends_with_the_same_bits(whole_run, tmp_path):
     """Stops within pretraining, at the border of the phases, while D learns alone, and after that."""
     for stop_after in (2, 6, 8, 11):
-        run_until(tmp_path, tiny(*WHOLE), stop_after)
+        run_until(tmp_path, stop_after, *WHOLE)
         state, meta = checkpoints.read_npz(tmp_path / "checkpoint/srgan_state.npz")
         assert meta["step"] == stop_after
         assert state["global_step"] == stop_after - min(3, max(0, stop_after - 6))  # D learns alone in 7 to 9
-    run_training(tmp_path, tiny(*WHOLE))
+    run_training(tmp_path, *WHOLE)
 
     assert_same_bits(arrays_of(whole_run), arrays_of(tmp_path))
     logs = log_lines(whole_run), log_lines(tmp_path)  # their means are of all steps of an epoch
@@ -388,11 +388,11 @@ def test_stopped_and_continued_run_ends_with_the_same_bits(whole_run, tmp_path):
 
 
 def test_a_stop_writes_the_weights_of_its_step_and_after_an_epoch_all_that_an_epoch_writes(tmp_path):
-    cfg = tiny("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=2", "TRAIN.save_every=100", "TRAIN.keep_weights=1")
+    settings = ("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=2", "TRAIN.save_every=100", "TRAIN.keep_weights=1")
     folder = tmp_path / "checkpoint"
     generator = {2: "g_srgan_init.npz", 3: "g_srgan_init.npz", 5: "g_srgan.npz", 8: "g_srgan.npz"}
     for stop_after, file in generator.items():
-        run_until(tmp_path, cfg, stop_after)
+        run_until(tmp_path, stop_after, *settings)
         state, _ = checkpoints.read_npz(folder / "srgan_state.npz")
         for path in (folder / file, *([folder / "d_srgan.npz"] if stop_after > 3 else [])):
             weights, meta = checkpoints.read_npz(path)
@@ -407,20 +407,20 @@ def test_a_stop_writes_the_weights_of_its_step_and_after_an_epoch_all_that_an_ep
 def pretrained_run(tmp_path_factory):
     """Of SHORT."""
     folder = tmp_path_factory.mktemp("pretrained")
-    run_training(folder, tiny(*SHORT))
+    run_training(folder, *SHORT)
     return folder
 
 
 def test_a_run_goes_on_with_settings_of_no_numbers_and_restarts_with_others(pretrained_run, tmp_path, caplog):
     shutil.copytree(pretrained_run, tmp_path, dirs_exist_ok=True)
     with pytest.raises(UserError, match=r"absent\.npz"):  # before the run is archived
-        run_training(tmp_path, tiny(*SHORT, "TRAIN.init_weights=absent.npz"), restart=True)
+        run_training(tmp_path, *SHORT, "TRAIN.init_weights=absent.npz", restart=True)
     caplog.set_level("INFO")
-    run_training(tmp_path, tiny(*SHORT, "TRAIN.save_every=3", "RUNTIME.intra_op_threads=1"))
+    run_training(tmp_path, *SHORT, "TRAIN.save_every=3", "RUNTIME.intra_op_threads=1")
     assert "is finished" in caplog.text
     assert_same_bits(arrays_of(pretrained_run), arrays_of(tmp_path))
     assert not any("SRGAN_d" in name or "VGG19" in name for name in arrays_of(tmp_path))
-    run_training(tmp_path, tiny(*SHORT, "TRAIN.seed=1"), restart=True)
+    run_training(tmp_path, *SHORT, "TRAIN.seed=1", restart=True)
     key = "g_srgan_init.npz:SRGAN_g/out/filters"
     assert not np.array_equal(arrays_of(pretrained_run)[key], arrays_of(tmp_path)[key])
 
@@ -429,13 +429,12 @@ def test_finished_run_may_be_made_longer(pretrained_run, tmp_path):
     """It ends with the bits of a run that was asked for all epochs at once."""
     longer, at_once = tmp_path / "longer", tmp_path / "at once"
     shutil.copytree(pretrained_run, longer)
-    cosine = tiny(*SHORT, "TRAIN.lr_schedule=cosine")
-    run_training(tmp_path / "cosine", cosine)
-    cosine.TRAIN.n_epoch_init = 3
+    cosine = (*SHORT, "TRAIN.lr_schedule=cosine")
+    run_training(tmp_path / "cosine", *cosine)
     with pytest.raises(UserError, match="made with other numbers of epochs"):  # its rate would fall slower
-        run_training(tmp_path / "cosine", cosine)
+        run_training(tmp_path / "cosine", *cosine, "TRAIN.n_epoch_init=3")
     for folder in (longer, at_once):
-        run_training(folder, tiny(*SHORT, "TRAIN.n_epoch_init=3"))
+        run_training(folder, *SHORT, "TRAIN.n_epoch_init=3")
     assert_same_bits(arrays_of(at_once), arrays_of(longer))
 
 
@@ -443,9 +442,9 @@ def test_restart_starts_the_weights_and_their_average_from_init_weights(pretrain
     """Three steps of D alone and three of G at rate 0 leave both."""
     shutil.copytree(pretrained_run, tmp_path, dirs_exist_ok=True)
     path = pretrained_run / "checkpoint/g_srgan_init.npz"
-    settings = ("TRAIN.n_epoch_init=0", "TRAIN.n_epoch_d=1", "TRAIN.n_epoch=1", "TRAIN.lr_init=0.0")
-    cfg = tiny(*settings, "TRAIN.ema_decay=0.9", f"TRAIN.init_weights={path}")
-    run_training(tmp_path, cfg, restart=True)
+    epochs = ("TRAIN.n_epoch_init=0", "TRAIN.n_epoch_d=1", "TRAIN.n_epoch=1")
+    settings = ("TRAIN.lr_init=0.0", "TRAIN.ema_decay=0.9", f"TRAIN.init_weights={path}")
+    run_training(tmp_path, *epochs, *settings, restart=True)
     files = (path, *(tmp_path / "checkpoint" / name for name in ("srgan_state.npz", "g_srgan.npz")))
     start, state, average = (checkpoints.read_npz(file)[0] for file in files)
     for name in start:
@@ -462,12 +461,12 @@ def test_another_scale_starts_from_the_trunk_and_resumes(
     caplog.set_level("INFO")
     path = pretrained_run / "checkpoint/g_srgan_init.npz"
     start = checkpoints.read_npz(path)[0]
-    cfg = tiny(
+    settings = (
         *(f"MODEL.generator.scale={scale}", f"TRAIN.hr_patch_size={patch}", f"TRAIN.init_weights={path}"),
         *("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1", "TRAIN.degradation=photo", "TRAIN.lr_init=0.0"),
     )
-    run_until(tmp_path, cfg, 2)
-    run_training(tmp_path, cfg)
+    run_until(tmp_path, 2, *settings)
+    run_training(tmp_path, *settings)
     assert f"which is of scale 4: {fitting} of its 23 arrays fit" in caplog.text
     arrays, meta = checkpoints.read_npz(tmp_path / "checkpoint/g_srgan.npz")
     assert meta["arguments"]["scale"] == scale
@@ -476,13 +475,13 @@ def test_another_scale_starts_from_the_trunk_and_resumes(
     sheet = read_rgb(tmp_path / "samples/srgan_gan/train_1.png")
     assert sheet.shape[1] > 4 * patch and [line["step"] for line in log_lines(tmp_path)] == [3, 6]
     with pytest.raises(UserError, match=f"MODEL.generator.scale was {scale}, is 4"):
-        run_training(tmp_path, tiny("TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1"))
+        run_training(tmp_path, "TRAIN.n_epoch_init=1", "TRAIN.n_epoch=1")
 
 
 def test_weights_to_start_from_are_not_needed_to_go_on(pretrained_run, tmp_path):
     weights = shutil.copy(pretrained_run / "checkpoint/g_srgan_init.npz", tmp_path / "start.npz")
     settings = ("TRAIN.n_epoch=0", f"TRAIN.init_weights={weights}")
-    run_training(tmp_path, tiny(*settings))
+    run_training(tmp_path, *settings)
     Path(weights).unlink()
-    run_training(tmp_path, tiny(*settings, "TRAIN.n_epoch_init=3"))
+    run_training(tmp_path, *settings, "TRAIN.n_epoch_init=3")
     assert [line["step"] for line in log_lines(tmp_path)] == [3, 6, 9]

@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-NUMBERS = range(6)
-
 
 @pytest.fixture(scope="module")
 def pages():
-    return [np.asarray(draw_pages.draw_page(number)).astype(int) for number in NUMBERS]
+    return [np.asarray(draw_pages.draw_page(number)).astype(int) for number in range(6)]
 
 
 def test_each_number_is_one_page(pages):
@@ -64,13 +62,13 @@ def test_colours_are_far_from_their_ground():
         assert max(abs(a - b) for a, b in zip(ground, colour)) > 70
 
 
-def draw(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["draw_pages.py", *map(str, arguments)])
+def draw(monkeypatch, folder, count):
+    monkeypatch.setattr(sys, "argv", ["draw_pages.py", str(folder), str(count)])
     draw_pages.main()
 
 
 def test_existing_pages_are_kept_and_the_others_are_drawn(tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "a" / "pages"
+    folder = tmp_path / "a/pages"
     folder.mkdir(parents=True)
     (folder / "page_001.png").write_bytes(b"mine")
     draw(monkeypatch, folder, 3)

@@ -23,14 +23,9 @@ def test_a_failed_write_keeps_what_was_there(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("before")
     expected = UserError if isinstance(error, OSError) else type(error)
-
-    def fail():
-        with atomic(path) as part:
-            part.write_text("half")
-            raise error
-
-    with pytest.raises(expected) as raised:
-        fail()
+    with pytest.raises(expected) as raised, atomic(path) as part:  # noqa: PT012
+        part.write_text("half")
+        raise error
     if expected is UserError:
         assert str(raised.value) == f"cannot write {path}: No space left on device"
     assert path.read_text() == "before"

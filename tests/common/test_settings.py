@@ -1,14 +1,20 @@
 """Settings: recipes, files, overrides."""
 
 import json
-import re
-from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
 from common.settings import flatten, load_settings, log_config, make_config
 from config import RECIPES, config
+
+
+def refusal(*arguments, **options):
+    """The sentence with which settings are refused."""
+    with pytest.raises(UserError) as error:
+        make_config(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def test_default_recipe_is_the_tensorlayer_network_and_leaves_config_alone():
@@ -21,7 +27,6 @@ def test_default_recipe_is_the_tensorlayer_network_and_leaves_config_alone():
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_set_known_values_only(recipe):
-    assert make_config(recipe).keys() == config.keys()
     assert dict(flatten(make_config(recipe))).keys() == dict(flatten(config)).keys()
 
 
@@ -38,8 +43,10 @@ def test_paper_recipe_has_the_papers_values():
     [
         ("TRAIN.lr_init=1", 1.0),
         ("TRAIN.augment=false", False),
-        ("TRAIN.hr_img_path=my photos", "my photos"),
-        ("TRAIN.hr_img_path=2017", "2017"),
+        *(
+            (f"TRAIN.hr_img_path={text}", text)  # as it is written
+            for text in ("my photos", "2017", "2017.10", "true", "2024_01", "None", "(1, 2)", "a=b")
+        ),
         ("MODEL.discriminator.dense=(8, 8)", (8, 8)),
         ("MODEL.discriminator.convs=[[3, 1, 8], [3, 2, 8]]", ((3, 1, 8), (3, 2, 8))),
     ],
@@ -53,8 +60,6 @@ def test_set_takes_the_type_of_the_default(setting, expected):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("TRAIN.batchsize=4", "unknown setting TRAIN.batchsize: did you mean TRAIN.batch_size?"),
-        ("TRAIN.batch_size=four", "TRAIN.batch_size must be a whole number"),
         ("TRAIN.batch_size=1.5", "TRAIN.batch_size must be a whole number"),
         ("TRAIN.batch_size=0", "TRAIN.batch_size must be at least 1"),
         ("TRAIN.augment=1", "TRAIN.augment must be True or False"),
@@ -81,9 +86,7 @@ def test_set_takes_the_type_of_the_default(setting, expected):
     ],
 )
 def test_bad_settings_are_refused_in_one_sentence(setting, message):
-    with pytest.raises(UserError, match=re.escape(message)) as error:
-        make_config(settings=[setting])
-    assert "\n" not in str(error.value)
+    assert message in refusal(settings=[setting])
 
 
 def test_logged_config_reads_back_as_the_same_settings(tmp_path):
@@ -92,17 +95,11 @@ def test_logged_config_reads_back_as_the_same_settings(tmp_path):
     log_config(path, cfg, "paper")
     assert make_config(file=path) == make_config("paper", path) == cfg
     assert load_settings(None, path)[0] == "paper"
-    with pytest.raises(UserError, match="is of a run by recipe paper"):
-        make_config("demo", path)
-
-
-@pytest.mark.parametrize("text", ["2017.10", "true", "2024_01", "None", "(1, 2)", "a=b"])
-def test_text_settings_are_taken_as_they_are_written(text):
-    assert make_config(settings=[f"TRAIN.hr_img_path={text}"]).TRAIN.hr_img_path == text
+    assert "is of a run by recipe paper" in refusal("demo", path)
 
 
 def test_config_file_may_hold_a_few_settings(tmp_path):
-    path = Path(tmp_path, "mine.json")
+    path = tmp_path / "mine.json"
     path.write_text('{"TRAIN": {"batch_size": 2}}')
     cfg = make_config("demo", str(path), ["TRAIN.seed=5"])
     assert (cfg.TRAIN.batch_size, cfg.TRAIN.seed, cfg.TRAIN.hr_patch_size) == (2, 5, 96)
@@ -125,11 +122,8 @@ def test_config_file_may_hold_a_few_settings(tmp_path):
     ],
 )
 def test_bad_config_files_are_refused(tmp_path, content, message):
-    path = tmp_path / "bad.json"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=re.escape(message)) as error:
-        make_config(file=str(path))
-    assert "\n" not in str(error.value)
+    (tmp_path / "bad.json").write_bytes(content)
+    assert message in refusal(file=str(tmp_path / "bad.json"))
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch):
@@ -143,16 +137,13 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     ("section", "name", "value", "message"),
     [
         ("TRAIN", "lr_schedule", "Cosine", "TRAIN.lr_schedule must be one of step, cosine, not 'Cosine'"),
-        ("TRAIN", "batch_size", "4", "TRAIN.batch_size must be a whole number, not '4'"),
         ("TRAIN", "bach_size", 4, "unknown setting TRAIN.bach_size: did you mean TRAIN.batch_size?"),
         ("LOSS", "vgg", -1, "LOSS.vgg must be at least 0, not -1"),
     ],
 )
 def test_config_py_as_edited_is_checked(monkeypatch, section, name, value, message):
     monkeypatch.setitem(config[section], name, value)
-    with pytest.raises(UserError) as error:
-        make_config()
-    assert str(error.value) == message
+    assert refusal() == message
 
 
 def test_whole_numbers_are_accepted_as_floats(monkeypatch):
@@ -163,5 +154,4 @@ def test_whole_numbers_are_accepted_as_floats(monkeypatch):
 
 def test_deleted_settings_are_refused(monkeypatch):
     monkeypatch.delitem(config.TRAIN, "beta1")
-    with pytest.raises(UserError, match=r"the setting TRAIN\.beta1 is missing"):
-        make_config()
+    assert "the setting TRAIN.beta1 is missing" in refusal()

@@ -8,7 +8,9 @@ With --faults N, so many of its writes fail as on a full disk, one at a time.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -31,40 +33,27 @@ SETTINGS = [*TINY, "TRAIN.n_epoch_d=1", "TRAIN.ema_decay=0.9"]
 LEFT_BY_A_KILL = ("previous", ".part", "_new.npz")
 
 
-def train(folder: Path) -> None:
-    train_run(
-        make_config(settings=[*SETTINGS, f"VGG.weights={folder.parent / VGG_FILE.name}"]),
-        folder / "checkpoint",
-        folder / "samples",
-        recipe="tensorlayer",
-        restart=False,
-    )
+def train(folder: Path, fail_at: int) -> None:
+    """A training run without output, of which one write may fail."""
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
+    fail_write(fail_at)
+    config = make_config(settings=[*SETTINGS, f"VGG.weights={folder.parent / VGG_FILE.name}"])
+    train_run(config, folder / "checkpoint", folder / "samples", recipe="tensorlayer", restart=False)
 
 
-def in_child(folder: Path, seconds: float | None = None, fail_at: int = 0) -> int:
+def in_child(folder: Path, seconds: float = 600, fail_at: int = 0) -> int:
     """Trains in a fork, killed after so many seconds; returns its exit status, -9 if it was killed.
 
     No session has been made here, so that there are no threads which the fork would lack.
     """
-    child = os.fork()
-    if child == 0:
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
-        try:
-            fail_write(fail_at)
-            train(folder)
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
-    deadline = time.monotonic() + (seconds or 600)
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    child = multiprocessing.get_context("fork").Process(target=train, args=(folder, fail_at))
+    child.start()
+    child.join(seconds)
+    child.kill()
+    child.join()
+    return child.exitcode
 
 
 def left_by(folder: Path) -> dict:
@@ -97,31 +86,30 @@ def kill(kills: int, seed: int, work: Path, expected: dict, whole_seconds: float
     while killed < kills:
         folder = work / f"run{runs}"
         runs += 1
-        status = None
-        while status != 0:
+        status = -signal.SIGKILL
+        while status == -signal.SIGKILL:
             # after enough kills the run goes on to its end
-            seconds = rng.uniform(0.3, 1.0) * whole_seconds if killed < kills else None
+            seconds = rng.uniform(0.3, 1.0) * whole_seconds if killed < kills else 600
             status = in_child(folder, seconds)
-            if status not in (0, -signal.SIGKILL):
-                raise SystemExit(f"seed {seed}: a run that was killed ended with {status} in {folder}")
             killed += status == -signal.SIGKILL
             in_saves += any(folder.rglob(".*.part*")) or any(folder.rglob("*_new.npz"))
+        if status:
+            raise SystemExit(f"seed {seed}: a run that was killed ended with {status} in {folder}")
         if wrong := differences(expected, left_by(folder)):
             raise SystemExit(f"seed {seed}: after kills these differ: {', '.join(wrong)} in {folder}")
         shutil.rmtree(folder)
     print(f"{killed} kills in {runs} runs, {in_saves} inside a write: every run ended bit-for-bit identical")
 
 
-def fail_write(number: int):
+def fail_write(number: int) -> None:
     """Makes one of the calls that end a write fail, as on a full disk."""
-    calls = [0]
+    calls = itertools.count(1)
 
     def failing(function):
-        def call(*args, **kwargs):
-            calls[0] += 1
-            if calls[0] == number:
+        def call(*args):
+            if next(calls) == number:
                 raise OSError(28, "No space left on device")
-            return function(*args, **kwargs)
+            return function(*args)
 
         return call
 

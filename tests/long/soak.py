@@ -24,14 +24,16 @@ from images.photos import sample_photos
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULT_SECONDS = 20
-RUN = ("TRAIN.n_epoch_init=3", "TRAIN.n_epoch=1000000", "TRAIN.save_every=20")
+SETTINGS = (
+    *(*TINY, "TRAIN.n_epoch_init=3", "TRAIN.n_epoch=1000000", "TRAIN.save_every=20"),
+    *("TRAIN.max_bad_images=0.5", "TRAIN.hr_img_path=photos", f"VGG.weights={VGG_FILE.name}"),
+)
 
 
 def faults(work: Path):
     """One fault after another, without end, as functions."""
     images = sorted((work / "photos").iterdir())
     whole = [path.read_bytes() for path in images]
-
     samples, checkpoint = work / "samples", work / "checkpoint"
     log = checkpoint / "train_log.jsonl"
 
@@ -67,15 +69,8 @@ def main() -> None:
     for name, image in sample_photos().items():
         write_rgb(work / "photos" / f"{name}.png", image[:128, :128])
     shutil.copy(VGG_FILE, work)
-    settings = [
-        *TINY,
-        *RUN,
-        "TRAIN.max_bad_images=0.5",
-        "TRAIN.hr_img_path=photos",
-        f"VGG.weights={VGG_FILE.name}",
-    ]
     command = [sys.executable, str(ROOT / "main.py"), "--mode=srgan"]
-    command += [argument for setting in settings for argument in ("--set", setting)]
+    command += [argument for setting in SETTINGS for argument in ("--set", setting)]
     with open(work / "out.txt", "w") as out:
         process = subprocess.Popen(command, cwd=work, stdout=out, stderr=out)
     while not (work / "checkpoint/train_log.jsonl").exists():

@@ -1,6 +1,7 @@
 """Where the graph runs: session options, precision, memory."""
 
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import tensorflow as tf
@@ -17,16 +18,11 @@ def settings(*changes):
 
 
 def test_gpu_memory_is_taken_as_needed_and_threads_and_xla_are_as_set():
-    options = runtime.session_config(settings())
-    assert options.gpu_options.allow_growth
-    assert options.allow_soft_placement
-    assert options.intra_op_parallelism_threads == 0
-    off, on = (
-        runtime.session_config(settings(f"RUNTIME.xla={xla}", "RUNTIME.intra_op_threads=3"))
-        for xla in (False, True)
-    )
-    assert on.intra_op_parallelism_threads == 3
-    levels = [options.graph_options.optimizer_options.global_jit_level for options in (off, on)]
+    default = runtime.session_config(settings())
+    assert default.gpu_options.allow_growth and default.allow_soft_placement
+    changed = runtime.session_config(settings("RUNTIME.xla=true", "RUNTIME.intra_op_threads=3"))
+    assert [options.intra_op_parallelism_threads for options in (default, changed)] == [0, 3]
+    levels = [options.graph_options.optimizer_options.global_jit_level for options in (default, changed)]
     assert levels == [tf.compat.v1.OptimizerOptions.DEFAULT, tf.compat.v1.OptimizerOptions.ON_1]
 
 
@@ -74,19 +70,16 @@ def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "CGROUP_OF_PROCESS", tmp_path / "cgroup")
     whole = machine.memory_limit()
     assert whole > 100 * MB
-    (tmp_path / "cgroup").write_text("0::/pods/mine\n")
-    (tmp_path / "pods/mine").mkdir(parents=True)
-    (tmp_path / "pods/mine/memory.max").write_text("max\n")
-    assert machine.memory_limit() == whole
-    (tmp_path / "pods/memory.max").write_text(f"{70 * MB}\n")  # of a group above
-    assert machine.memory_limit() == 70 * MB
-    (tmp_path / "memory/pods/mine").mkdir(parents=True)
-    (tmp_path / "memory/pods/mine/memory.limit_in_bytes").write_text(f"{60 * MB}\n")  # version 1
-    assert machine.memory_limit() == 60 * MB
-    (tmp_path / "cgroup").write_text("0::/pods/a:b\n")  # a name with a colon
-    (tmp_path / "pods/a:b").mkdir()
-    (tmp_path / "pods/a:b/memory.max").write_text(f"{50 * MB}\n")
-    assert machine.memory_limit() == 50 * MB
+    for group, file, limit, expected in (
+        ("mine", "pods/mine/memory.max", "max", whole),
+        ("mine", "pods/memory.max", 70 * MB, 70 * MB),  # of a group above
+        ("mine", "memory/pods/mine/memory.limit_in_bytes", 60 * MB, 60 * MB),  # version 1
+        ("a:b", "pods/a:b/memory.max", 50 * MB, 50 * MB),
+    ):
+        (tmp_path / "cgroup").write_text(f"0::/pods/{group}\n")
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(f"{limit}\n")
+        assert machine.memory_limit() == expected
 
 
 def test_the_cpu_quota_of_a_container_counts(tmp_path, monkeypatch):
@@ -98,10 +91,9 @@ def test_the_cpu_quota_of_a_container_counts(tmp_path, monkeypatch):
 
 
 def test_unknown_memory_is_taken_for_4_gb(monkeypatch):
-    def unknown(_):
-        raise ValueError("unrecognized configuration name")
-
-    monkeypatch.setattr(machine.os, "sysconf", unknown)
+    monkeypatch.setattr(
+        machine.os, "sysconf", Mock(side_effect=ValueError("unrecognized configuration name"))
+    )
     assert machine.memory_limit() == 4 * 1024**3
 
 
@@ -121,7 +113,7 @@ def test_a_gpu_that_tensorflow_cannot_use_is_logged(tmp_path, monkeypatch, caplo
 def test_float32_means_float32_on_a_gpu_and_determinism_may_be_asked_for(monkeypatch):
     asked = []
     experimental = tf.config.experimental
-    monkeypatch.setattr(experimental, "enable_tensor_float_32_execution", lambda on: asked.append(on))
+    monkeypatch.setattr(experimental, "enable_tensor_float_32_execution", asked.append)
     monkeypatch.setattr(experimental, "enable_op_determinism", lambda: asked.append("deterministic"))
     runtime.configure(settings())
     assert asked == []

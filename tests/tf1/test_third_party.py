@@ -14,10 +14,9 @@ BN = ("beta", "gamma", "moving_mean", "moving_var")  # TensorLayer 1's order
 def order_of_2018():
     """The 173 arrays of a TensorLayer 1.x g_srgan.npz, by this program's names."""
     names = ["n64s1/c/filters", "n64s1/c/biases"]
-    for i in range(16):
-        for conv, norm in ((f"n64s1/c1/{i}", f"n64s1/b1/{i}"), (f"n64s1/c2/{i}", f"n64s1/b2/{i}")):
-            names += [f"{conv}/filters", *(f"{norm}/{part}" for part in BN)]
-    names += ["n64s1/c/m/filters", *(f"n64s1/b/m/{part}" for part in BN)]
+    norms = [(f"n64s1/c{j}/{i}", f"n64s1/b{j}/{i}") for i in range(16) for j in (1, 2)]
+    for conv, norm in (*norms, ("n64s1/c/m", "n64s1/b/m")):
+        names += [f"{conv}/filters", *(f"{norm}/{part}" for part in BN)]
     for conv in ("n256s1/1", "n256s1/2", "out"):
         names += [f"{conv}/filters", f"{conv}/biases"]
     return [f"SRGAN_g/{name}" for name in names]
@@ -66,31 +65,26 @@ def test_lists_that_do_not_fit_are_refused_by_their_first_fault(tmp_path, arrays
 
 
 def test_a_list_runs_no_code(tmp_path, capsys):
-    class Evil:
+    class RunsCode:
         def __reduce__(self):
             return print, ("code ran",)
 
-    evil = np.empty(1, object)
-    evil[0] = Evil()
-    np.savez(tmp_path / "evil.npz", params=evil)
+    np.savez(tmp_path / "evil.npz", params=np.array([RunsCode()]))
     with pytest.raises(UserError, match=r"builtins\.print, which is not an array"):
         checkpoints.read_network(tmp_path / "evil.npz", "SRGAN_g", layout)
     assert "code ran" not in capsys.readouterr().out
 
 
 def test_saver_checkpoints_give_the_moving_averages(tmp_path):
-    arguments = {"num_blocks": 1, "num_filters": 4}
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        net = SRGAN_g(tf.zeros([1, 8, 8, 3]), **arguments)
+        params = SRGAN_g(tf.zeros([1, 8, 8, 3]), num_blocks=1, num_filters=4).all_params
         average = tf.compat.v1.train.ExponentialMovingAverage(0.5)
-        update = average.apply(net.all_params)
+        average.apply(params)
         session.run(tf.compat.v1.global_variables_initializer())
-        session.run(update)
-        checkpoints.load(
-            session, {average.average(v): np.full(v.shape, 2, np.float32) for v in net.all_params}
-        )
+        twos = {average.average(param): np.full(param.shape, 2, np.float32) for param in params}
+        checkpoints.load(session, twos)
         prefix = tf.compat.v1.train.Saver().save(session, str(tmp_path / "model.ckpt"), 7)
-        names = {param.op.name for param in net.all_params}
     read, meta = checkpoints.read_network(prefix, "SRGAN_g", layout)
-    assert read.keys() == names and all((array == 2).all() for array in read.values())
+    assert read.keys() == {param.op.name for param in params}
+    assert all((array == 2).all() for array in read.values())
     assert meta["arguments"] == layout("SRGAN_g")[0]  # those of config.py

@@ -20,8 +20,11 @@ def operations_of(count, seed=0):
     return [sample_operations(np.random.default_rng([seed, i])) for i in range(count)]
 
 
-def region(side=192):
-    return np.ascontiguousarray(validation_photo()[100 : 100 + side, 150 : 150 + side])
+def before_noise_and_jpeg(hr, count):
+    """(LR, operations) by `count` samples of the operations that leave flat colours as they are."""
+    for operations in operations_of(count):
+        clean = [operation for operation in operations if operation[0] in FLAT_KINDS]
+        yield apply_operations(hr, SCALE, clean), clean
 
 
 def centroid(image, ground):
@@ -32,7 +35,8 @@ def centroid(image, ground):
 
 
 def test_lr_is_a_function_of_the_seed():
-    first, again, other = (degrade(region(), SCALE, np.random.default_rng(seed)) for seed in (3, 3, 4))
+    hr = validation_photo()[100:292, 150:342]
+    first, again, other = (degrade(hr, SCALE, np.random.default_rng(seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert first.shape == (48, 48, 3) and first.dtype == np.uint8 and (first != other).any()
 
@@ -41,74 +45,59 @@ def test_a_dot_stays_in_place_before_noise_and_jpeg():
     hr = np.full((192, 192, 3), 20, np.uint8)
     hr[88:104, 96:112] = 220  # its centre is at row 95.5, column 103.5
     expected = (95.5 + 0.5) / SCALE - 0.5, (103.5 + 0.5) / SCALE - 0.5
-    for operations in operations_of(300):
-        clean = [operation for operation in operations if operation[0] in FLAT_KINDS]
-        found = centroid(apply_operations(hr, SCALE, clean), 20)
-        np.testing.assert_allclose(found, expected, atol=0.5, err_msg=str(clean))
+    for lr, operations in before_noise_and_jpeg(hr, 300):
+        np.testing.assert_allclose(centroid(lr, 20), expected, atol=0.5, err_msg=str(operations))
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 30, 90)])
 def test_flat_colours_change_by_at_most_1_before_noise_and_jpeg(colour):
     hr = np.full((96, 96, 3), colour, np.uint8)
-    for operations in operations_of(200):
-        clean = [operation for operation in operations if operation[0] in FLAT_KINDS]
-        assert np.abs(apply_operations(hr, SCALE, clean).astype(int) - colour).max() <= 1, clean
+    for lr, operations in before_noise_and_jpeg(hr, 200):
+        assert np.abs(lr.astype(int) - colour).max() <= 1, operations
 
 
 def test_noise_has_no_bias():
-    hr = np.full((512, 512, 3), 128, np.uint8)
-    image = hr.astype(np.float32)
-    for noisy in (
-        degradation.noise(image, 8.0, False, 1),
-        degradation.noise(image, 8.0, True, 2),
-        degradation.poisson(image, 400.0, False, 3),
-        degradation.poisson(image, 400.0, True, 4),
-    ):
+    image = np.full((512, 512, 3), 128, np.float32)
+    normal, normal_gray = (degradation.noise(image, 8.0, is_gray, 1) for is_gray in (False, True))
+    poisson, poisson_gray = (degradation.poisson(image, 400.0, is_gray, 3) for is_gray in (False, True))
+    for noisy in (normal, normal_gray, poisson, poisson_gray):
         assert abs(noisy.mean() - 128) < 0.1
-    assert degradation.noise(image, 8.0, False, 1).std() == pytest.approx(8, rel=0.02)
+    assert normal.std() == pytest.approx(8, rel=0.02)
     # of n photons the deviation is the root: here of 400 * 128 / 255
-    expected = np.sqrt(400 * 128 / 255) * 255 / 400
-    assert degradation.poisson(image, 400.0, False, 3).std() == pytest.approx(expected, rel=0.02)
-    gray = degradation.noise(image, 8.0, True, 2)
-    assert (gray == gray[..., :1]).all()
+    assert poisson.std() == pytest.approx(np.sqrt(400 * 128 / 255) * 255 / 400, rel=0.02)
+    assert (normal_gray == normal_gray[..., :1]).all()
 
 
 def test_each_operation_occurs_at_its_rate():
     all_operations = operations_of(6000)
-    kinds = collections.Counter()
-    blurs = collections.Counter()
-    modes = collections.Counter()
-    jpegs = []
-    passes = 0
+    counts, jpegs = collections.Counter(), []
     for operations in all_operations:
         names = [name for name, _ in operations]
-        resizes = names.count("resize")
-        kinds["bicubic", "jpeg" in names] += resizes == 0
-        kinds["twice"] += resizes == 2
-        passes += resizes
-        blurs.update(name for name in names if name in ("gaussian", "sinc", "noise", "poisson"))
-        modes.update(arguments["mode"] for name, arguments in operations if name == "resize")
-        jpegs += [arguments for name, arguments in operations if name == "jpeg"]
+        counts.update(names)
+        counts["bicubic then JPEG" if "jpeg" in names else "bicubic alone"] += "resize" not in names
+        counts["twice"] += names.count("resize") == 2
         for name, arguments in operations:
-            blurs["anisotropic"] += name == "gaussian" and arguments["sigma_x"] != arguments["sigma_y"]
-            blurs["gray"] += name in ("noise", "poisson") and arguments["gray"]
-    d, total = degradation, len(all_operations)
+            counts[arguments.get("mode")] += 1
+            counts["anisotropic"] += name == "gaussian" and arguments["sigma_x"] != arguments["sigma_y"]
+            counts["gray"] += arguments.get("gray", False)
+        jpegs += [arguments for name, arguments in operations if name == "jpeg"]
+    d, total, passes = degradation, len(all_operations), counts["resize"]
     rest = 1 - d.BICUBIC_RATE - d.BICUBIC_JPEG_RATE
     expected_jpegs = d.BICUBIC_JPEG_RATE * total + d.JPEG_RATE * passes
-    blurred, noisy = blurs["gaussian"] + blurs["sinc"], blurs["noise"] + blurs["poisson"]
+    blurred, noisy = counts["gaussian"] + counts["sinc"], counts["noise"] + counts["poisson"]
     for count, of, rate in (
-        (kinds["bicubic", False], total, d.BICUBIC_RATE),
-        (kinds["bicubic", True], total, d.BICUBIC_JPEG_RATE),
-        (kinds["twice"], total, rest * d.TWICE_RATE),
+        (counts["bicubic alone"], total, d.BICUBIC_RATE),
+        (counts["bicubic then JPEG"], total, d.BICUBIC_JPEG_RATE),
+        (counts["twice"], total, rest * d.TWICE_RATE),
         (blurred, passes, d.BLUR_RATE),
-        (blurs["sinc"], blurred, d.SINC_RATE),
-        (blurs["anisotropic"], blurs["gaussian"], d.ANISOTROPIC_RATE),
+        (counts["sinc"], blurred, d.SINC_RATE),
+        (counts["anisotropic"], counts["gaussian"], d.ANISOTROPIC_RATE),
         (noisy, passes, d.NOISE_RATE),
-        (blurs["gray"], noisy, d.GRAY_NOISE_RATE),
-        (blurs["poisson"], noisy, d.POISSON_RATE),
+        (counts["gray"], noisy, d.GRAY_NOISE_RATE),
+        (counts["poisson"], noisy, d.POISSON_RATE),
         (len(jpegs), total, expected_jpegs / total),
         (sum(jpeg["is_420"] for jpeg in jpegs), len(jpegs), d.CHROMA_420_RATE),
-        *((modes[mode], passes, rate) for mode, rate in zip(d.RESIZE_MODES, d.RESIZE_RATES)),
+        *((counts[mode], passes, rate) for mode, rate in zip(d.RESIZE_MODES, d.RESIZE_RATES)),
     ):
         assert count / of == pytest.approx(rate, abs=4 * np.sqrt(rate / of) + 1e-9), (count, of, rate)
     qualities = [jpeg["quality"] for jpeg in jpegs]
@@ -153,11 +142,14 @@ def test_a_sinc_passes_what_is_below_its_cutoff_and_no_more():
 # --- In the data
 
 
-def test_batches_of_photo_are_a_function_of_seed_epoch_and_position():
-    options = {"patch_size": 32, "scale": 4, "batch_size": 4, "crops_per_image": 2, "degradation": "photo"}
+def sample(patch_size, **options):
+    options = {"seed": 0, "batch_size": 4, "crops_per_image": 2, **options}
+    return Dataset("sample", scale=4, patch_size=patch_size, **options)
 
+
+def test_batches_of_photo_are_a_function_of_seed_epoch_and_position():
     def batches(seed, epoch, first_step=0):
-        return [lr for lr, _ in Dataset("sample", seed=seed, **options).batches(epoch, first_step)]
+        return [lr for lr, _ in sample(32, seed=seed, degradation="photo").batches(epoch, first_step)]
 
     whole = batches(1, 5)
     np.testing.assert_array_equal(batches(1, 5, 2), whole[2:])
@@ -166,11 +158,8 @@ def test_batches_of_photo_are_a_function_of_seed_epoch_and_position():
 
 
 def test_lr_and_hr_of_a_batch_are_aligned_whatever_was_done():
-    data = Dataset(
-        "sample", scale=4, patch_size=64, batch_size=8, seed=0, crops_per_image=8, degradation="photo"
-    )
     errors = collections.Counter()
-    for lr, hr in data.batches(0):
+    for lr, hr in sample(64, batch_size=8, crops_per_image=8, degradation="photo").batches(0):
         for low, high in zip(lr.astype(float), hr):
             small = bicubic.downsample(high, 4).astype(float)[2:-2, 2:-2]
             for shift in ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)):
@@ -180,6 +169,5 @@ def test_lr_and_hr_of_a_batch_are_aligned_whatever_was_done():
 
 
 def test_bicubic_is_matlabs():
-    data = Dataset("sample", scale=4, patch_size=32, batch_size=4, seed=0, crops_per_image=2)
-    for lr, hr in data.batches(0):
+    for lr, hr in sample(32).batches(0):
         np.testing.assert_array_equal(lr, [bicubic.downsample(patch, 4) for patch in hr])

@@ -118,28 +118,20 @@ class Dataset:
     def stream(
         self, epoch: int, first_step: int = 0, part: tuple[int, int] = (0, 1)
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The batches of an epoch from a step on, and of all epochs that follow."""
-        with cutting_pool(self._cutter, self._processes) as cut:
-            while True:
-                yield from self._batches(cut, epoch, first_step, part)
-                epoch, first_step = epoch + 1, 0
+        """(LR, HR) of each step of an epoch, from a step on, and of all epochs that follow.
 
-    def batches(
-        self, epoch: int, first_step: int = 0, part: tuple[int, int] = (0, 1)
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(LR, HR) for each step of an epoch from a step on.
-
-        HR is uint8 [batch_size, patch_size, patch_size, 3], LR 1/scale of its sides.
-
-        part: (i, n) gives part i of n, from 0, of each batch, and decodes no more than that.
+        HR is uint8 [batch_size, patch_size, patch_size, 3], LR 1/scale of its sides. part: (i, n) gives part
+        i of n, from 0, of each batch, and decodes no more than that.
 
         They are cut in the background, a few steps ahead, until the iterator is closed. All crops of a visit
         are cut together and wait for their turn.
         """
         with cutting_pool(self._cutter, self._processes) as cut:
-            yield from self._batches(cut, epoch, first_step, part)
+            while True:
+                yield from self._epoch(cut, epoch, first_step, part)
+                epoch, first_step = epoch + 1, 0
 
-    def _batches(self, cut: Callable[..., Future], epoch: int, first_step: int, part: tuple[int, int]):
+    def _epoch(self, cut: Callable[..., Future], epoch: int, first_step: int, part: tuple[int, int]):
         assert 0 <= first_step <= self.steps_per_epoch, (first_step, self.steps_per_epoch)
         plan, size = self._plan(epoch), self.batch_size
         positions: dict[int, list[int]] = {}  # of each visit
@@ -176,7 +168,7 @@ class Dataset:
         return range(first, first + share)
 
     def fixed_patches(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(LR, HR) of the centres of the first images by name, shapes as in `batches`."""
+        """(LR, HR) of the centres of the first images by name, shapes as in `stream`."""
         pairs = []
         for i in range(count):
             image = self._cutter.read(i % self.num_images)

@@ -1,4 +1,5 @@
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -32,9 +33,14 @@ def make(folder, **changes):
     return Dataset(folder, **options)
 
 
+def epoch_of(data, epoch, first_step=0, part=(0, 1)):
+    """The rest of an epoch's batches."""
+    with contextlib.closing(data.stream(epoch, first_step, part)) as stream:
+        yield from itertools.islice(stream, data.steps_per_epoch - first_step)
+
+
 def hr_batches(data, epoch, first_step=0):
-    with contextlib.closing(data.batches(epoch, first_step)) as batches:
-        yield from (hr for _, hr in batches)
+    yield from (hr for _, hr in epoch_of(data, epoch, first_step))
 
 
 def input_threads():

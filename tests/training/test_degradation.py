@@ -5,6 +5,7 @@ import collections
 import cv2
 import numpy as np
 import pytest
+from test_dataset import epoch_of
 
 from images import bicubic
 from images.photos import validation_photo
@@ -149,7 +150,7 @@ def sample(patch_size, **options):
 
 def test_batches_of_photo_are_a_function_of_seed_epoch_and_position():
     def batches(seed, epoch, first_step=0):
-        return [lr for lr, _ in sample(32, seed=seed, degradation="photo").batches(epoch, first_step)]
+        return [lr for lr, _ in epoch_of(sample(32, seed=seed, degradation="photo"), epoch, first_step)]
 
     whole = batches(1, 5)
     np.testing.assert_array_equal(batches(1, 5, 2), whole[2:])
@@ -159,7 +160,7 @@ def test_batches_of_photo_are_a_function_of_seed_epoch_and_position():
 
 def test_lr_and_hr_of_a_batch_are_aligned_whatever_was_done():
     errors = collections.Counter()
-    for lr, hr in sample(64, batch_size=8, crops_per_image=8, degradation="photo").batches(0):
+    for lr, hr in epoch_of(sample(64, batch_size=8, crops_per_image=8, degradation="photo"), 0):
         for low, high in zip(lr.astype(float), hr):
             small = bicubic.downsample(high, 4).astype(float)[2:-2, 2:-2]
             for shift in ((0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)):
@@ -169,5 +170,5 @@ def test_lr_and_hr_of_a_batch_are_aligned_whatever_was_done():
 
 
 def test_bicubic_is_matlabs():
-    for lr, hr in sample(32).batches(0):
+    for lr, hr in epoch_of(sample(32), 0):
         np.testing.assert_array_equal(lr, [bicubic.downsample(patch, 4) for patch in hr])

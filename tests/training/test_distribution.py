@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import TINY
+from test_dataset import epoch_of
 from test_run import SHORT, assert_same_bits, batch, fed, log_lines, no_plots, run_training, tiny  # noqa: F401
 
 from common.errors import UserError
@@ -114,11 +115,11 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
 
 def test_parts_of_a_batch_are_the_batch_and_no_more_is_cut(monkeypatch):
     data = Dataset("sample", scale=4, patch_size=16, batch_size=4, seed=0, crops_per_image=2)
-    whole, first, second = ([hr for _, hr in data.batches(0, 1, part)] for part in ((0, 1), (0, 2), (1, 2)))
+    whole, first, second = ([hr for _, hr in epoch_of(data, 0, 1, part)] for part in ((0, 1), (0, 2), (1, 2)))
     np.testing.assert_array_equal(whole, np.concatenate([first, second], axis=1))
     downsample = Mock(wraps=bicubic.downsample)
     monkeypatch.setattr(bicubic, "downsample", downsample)
-    list(data.batches(0, 0, (1, 2)))
+    list(epoch_of(data, 0, 0, (1, 2)))
     assert downsample.call_count == 2 * data.steps_per_epoch
 
 

@@ -2,13 +2,10 @@
 
 import numpy as np
 import pytest
+from examples import random_image
 
 from common.errors import UserError
 from images import bicubic, files, photos
-
-
-def random_image(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def test_sample_photos_are_colour_photographs_without_the_validation_one():

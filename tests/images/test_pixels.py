@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
+from examples import random_image
 
 from images import pixels
-
-
-def random_image(h=12, w=20, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (h, w, 3), np.uint8)
 
 
 def test_pixel_ranges_round_trip_and_clip():

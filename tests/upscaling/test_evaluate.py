@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_upscaler import NETWORKS, write_weights
+from examples import NETWORKS, random_image, write_weights
 
 import main
 from common.errors import UserError
@@ -46,7 +46,7 @@ def test_weights_are_the_named_then_the_runs_then_the_programs(folder, monkeypat
 
 @pytest.mark.parametrize(("phase", "label"), [("pretrain", "SRResNet"), ("adversarial", "SRGAN")])
 def test_validation_images_and_scores(folder, caplog, phase, label):
-    write_weights(folder / "checkpoint/g_srgan.npz", NETWORKS["tensorlayer"], phase=phase)
+    write_weights(folder / "checkpoint/g_srgan.npz", phase=phase)
     assert main.main(["--mode=evaluate"]) == 0
     names = ("gen", "lr", "hr", "bicubic", "compare")
     files = {name: read_rgb(folder / f"samples/evaluate/valid_{name}.png") for name in names}
@@ -99,7 +99,7 @@ def test_benchmark_writes_the_table_it_prints(folder, caplog):
 
 
 def test_benchmark_refuses_pairs_that_do_not_match(folder, capfd):
-    weights = write_weights(folder / "weights.npz", NETWORKS["tensorlayer"])
+    weights = write_weights(folder / "weights.npz")
     write_rgb(folder / "set/HR/a.png", np.zeros((32, 32, 3), np.uint8))
     (folder / "set/LR_bicubic_x4").mkdir()
     arguments = ["--mode=benchmark", "--input", "set", "--weights", str(weights)]
@@ -126,7 +126,7 @@ def test_bicubic_rows_of_other_scales_are_the_published_ones(shared, tmp_path, n
 def test_the_scale_comes_from_the_weights(folder, scale, caplog):
     arguments = {**NETWORKS["tensorlayer"], "scale": scale}
     weights = str(write_weights(folder / "weights.npz", arguments))
-    write_rgb(folder / "set/a.png", noise(48, 72))
+    write_rgb(folder / "set/a.png", random_image(48, 72))
     assert main.main(["--mode=benchmark", "--input", "set", "--output", "out", "--weights", weights]) == 0
     assert f" {scale} px border removed" in caplog.text
     sr = read_rgb(folder / f"out/set/a_x{scale}.png")
@@ -146,13 +146,9 @@ def nearest(image):
     return image.repeat(4, 0).repeat(4, 1)
 
 
-def noise(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
 def make_set(folder, count=2, seed=0):
     for number in range(count):
-        hr = noise(24, 28, seed + number)
+        hr = random_image(24, 28, seed + number)
         write_rgb(folder / f"HR/{number}.png", hr)
         write_rgb(folder / f"LR_bicubic_x4/{number}.png", bicubic.downsample(hr, 4))
 
@@ -173,7 +169,7 @@ def test_a_folder_of_sets_is_its_sets_and_one_image_is_a_set(tmp_path):
     evaluate.benchmark(nearest, 4, [tmp_path / "sets"], tmp_path / "out")
     rows = table(tmp_path / "out")["images"]
     assert [(row["set"], row["image"]) for row in rows] == [("A", "0"), ("A", "1"), ("B", "0"), ("B", "1")]
-    hr = noise(24, 28, 5)
+    hr = random_image(24, 28, 5)
     expected = metrics.psnr_y(nearest(bicubic.downsample(hr, 4)), hr, 4)
     assert rows[2]["psnr_db"] == pytest.approx(expected)
     write_rgb(tmp_path / "a.png", hr)
@@ -184,10 +180,10 @@ def test_a_folder_of_sets_is_its_sets_and_one_image_is_a_set(tmp_path):
 
 
 def test_hr_and_lr_of_one_folder_are_pairs_by_their_names(tmp_path):
-    lr = noise(6, 7, 3)
-    write_rgb(tmp_path / "set/a_HR.png", noise(24, 28))
+    lr = random_image(6, 7, 3)
+    write_rgb(tmp_path / "set/a_HR.png", random_image(24, 28))
     write_rgb(tmp_path / "set/a_LR.png", lr)
-    write_rgb(tmp_path / "set/b_LR.png", noise(24, 28))  # without its HR it is a image like others
+    write_rgb(tmp_path / "set/b_LR.png", random_image(24, 28))  # without its HR it is a image like others
     pairs = evaluate.pairs(tmp_path / "set", 4, tmp_path / "out")
     assert [(name, lr_path and lr_path.name) for name, _, lr_path in pairs] == [
         ("a_HR", "a_LR.png"),
@@ -196,7 +192,7 @@ def test_hr_and_lr_of_one_folder_are_pairs_by_their_names(tmp_path):
 
 
 def test_results_within_the_set_are_not_scored_in_the_next_run(tmp_path):
-    write_rgb(tmp_path / "set/a.png", noise(24, 28))
+    write_rgb(tmp_path / "set/a.png", random_image(24, 28))
     for _ in range(2):
         assert [row["image"] for row in rows_of(tmp_path, output="set/out")] == ["a"]
 
@@ -204,12 +200,12 @@ def test_results_within_the_set_are_not_scored_in_the_next_run(tmp_path):
 def test_images_of_similar_names_have_separate_results(tmp_path):
     names = ("a.png", "a.bmp", "below/a.png", "below_a.png")
     for seed, name in enumerate(names):
-        write_rgb(tmp_path / "set" / name, noise(24, 28, seed))
+        write_rgb(tmp_path / "set" / name, random_image(24, 28, seed))
     assert len({row["image"] for row in rows_of(tmp_path)}) == len(names)
     results = [path for path in (tmp_path / "out/set").rglob("*") if path.is_file()]
     assert len(results) == len(names)
     for seed, name in ((2, "below/a"), (3, "below_a")):
-        expected = nearest(bicubic.downsample(noise(24, 28, seed), 4))
+        expected = nearest(bicubic.downsample(random_image(24, 28, seed), 4))
         np.testing.assert_array_equal(read_rgb(tmp_path / f"out/set/{name}_x4.png"), expected)
 
 
@@ -222,7 +218,7 @@ def test_a_broken_image_does_not_stop_the_others(tmp_path, caplog):
 
 
 def test_lr_may_be_called_as_in_div2k_and_have_sides_rounded_up(tmp_path):
-    hr = noise(26, 29)
+    hr = random_image(26, 29)
     write_rgb(tmp_path / "set/HR/0801.png", hr)
     lr = bicubic.resize(hr, 0.25)
     assert lr.shape == (7, 8, 3)
@@ -244,9 +240,9 @@ def test_sets_of_one_name_are_refused_and_a_parent_has_its_own_name(tmp_path, mo
 
 
 def test_small_images_are_left_out_of_the_table(tmp_path, caplog):
-    write_rgb(tmp_path / "set/a.png", noise(24, 28))
-    write_rgb(tmp_path / "set/b.png", noise(18, 28))
-    write_rgb(tmp_path / "set/c.png", noise(3, 3))
+    write_rgb(tmp_path / "set/a.png", random_image(24, 28))
+    write_rgb(tmp_path / "set/b.png", random_image(18, 28))
+    write_rgb(tmp_path / "set/c.png", random_image(3, 3))
     assert [row["image"] for row in rows_of(tmp_path)] == ["a"]
     assert all(f"{name}.png has sides below 19 px" in caplog.text for name in "bc")
     (tmp_path / "set/a.png").unlink()
@@ -270,7 +266,7 @@ def test_infinite_psnr_is_null_in_json(tmp_path):
 def test_names_that_are_not_utf8_are_scored(tmp_path):
     name = b"caf\xe9.png"
     (tmp_path / "set").mkdir()
-    write_rgb(tmp_path / "a.png", noise(24, 28))
+    write_rgb(tmp_path / "a.png", random_image(24, 28))
     (tmp_path / "a.png").rename(tmp_path / "set" / os.fsdecode(name))
     assert rows_of(tmp_path)[0]["image"] == "caf\N{REPLACEMENT CHARACTER}"
 
@@ -291,8 +287,8 @@ def test_a_stopped_benchmark_keeps_its_rows(tmp_path):
 
 
 def test_images_of_a_folder_are_upscaled_as_the_options_say(folder):
-    write_weights(folder / "checkpoint/g_srgan.npz", NETWORKS["tensorlayer"])
-    write_rgb(folder / "in/deep/a.png", noise(5, 6))
+    write_weights(folder / "checkpoint/g_srgan.npz")
+    write_rgb(folder / "in/deep/a.png", random_image(5, 6))
     arguments = ["--mode=evaluate", "--input", "in", "--output", "out", "--format", "bmp"]
     assert main.main(arguments) == 0
     assert read_rgb(folder / "out/deep/a.png_x4.bmp").shape == (20, 24, 3)
@@ -307,8 +303,8 @@ def test_images_of_a_folder_are_upscaled_as_the_options_say(folder):
 
 def test_results_of_other_weights_or_options_are_refused(folder, capfd):
     for seed in (0, 1):
-        write_weights(folder / f"{seed}.npz", NETWORKS["tensorlayer"], seed)
-    write_rgb(folder / "a.png", noise(5, 6))
+        write_weights(folder / f"{seed}.npz", seed=seed)
+    write_rgb(folder / "a.png", random_image(5, 6))
     arguments = ["--mode=evaluate", "--input", "a.png", "--output", "out", "--weights"]
     assert main.main([*arguments, "0.npz"]) == 0
     assert main.main([*arguments, "0.npz", "--self-ensemble"]) == 2

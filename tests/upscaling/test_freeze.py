@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_upscaler import NETWORKS, SCALED, weights
+from examples import NETWORKS, SCALED, weights
 
 from model import SRGAN_g
 from tf1 import checkpoints

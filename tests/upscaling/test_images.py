@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import random_image, write_weights
 from PIL import Image
-from test_upscaler import NETWORKS, write_weights
 
 from common.errors import UserError
 from common.files import atomic
-from images.files import ImageData, Source, read_image, write_image
+from images.files import ImageData, Source, read_image, write_image, write_rgb
 from upscaling import images as images_module
 from upscaling import jobs as jobs_module
 from upscaling.images import resize
@@ -39,12 +39,12 @@ def not_called(*_):
     pytest.fail("computed")
 
 
-def random_samples(dtype, *shape, seed=0):
-    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
+def random_samples(dtype, *shape):
+    return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, shape, dtype)
 
 
 def make_png(path, height=5, width=6, seed=0):
-    write_image(path, ImageData(random_samples(np.uint8, height, width, 3, seed=seed)))
+    write_rgb(path, random_image(height, width, seed))
     return path
 
 
@@ -545,7 +545,7 @@ def test_of_a_large_image_the_middle_is_compared(tmp_path, monkeypatch):
 def test_names_that_the_output_cannot_show_do_not_end_the_summary(tmp_path):
     make_png(tmp_path / "in/\u65e5\u672c.png")
     (tmp_path / "in/\u8a9e.png").write_bytes(b"broken")
-    weights = write_weights(tmp_path / "w.npz", NETWORKS["tensorlayer"])
+    weights = write_weights(tmp_path / "w.npz")
     command = [sys.executable, "main.py", "--mode=evaluate", "--weights", str(weights), "--input"]
     command += [str(tmp_path / "in"), "--output", str(tmp_path / "out")]
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_upscaler import NETWORKS, SETTINGS, picture, weights, write_weights
+from examples import NETWORKS, SETTINGS, random_image, weights, write_weights
 
 import main
 from common.errors import UserError
@@ -57,8 +57,8 @@ def test_every_network_gives_the_programs_images(network):
         Upscaler(arrays, arguments, SETTINGS, engine="ncnn") as made,
     ):
         for size in ((1, 1), (17, 30)):
-            assert difference(made(picture(*size)), expected(picture(*size))) <= 1
-        deep = picture(17, 30, np.uint16)
+            assert difference(made(random_image(*size)), expected(random_image(*size))) <= 1
+        deep = random_image(17, 30, dtype=np.uint16)
         assert difference(made(deep), expected(deep)) <= 8  # of 65535
         assert made(deep).std() > 1000  # not a constant image
         for name in ("num_filters", "trunk_halo", "head_halo"):
@@ -104,7 +104,7 @@ def test_files_of_every_kind_are_those_of_tensorflow(tmp_path, kind, most):
     pixels = {
         "gray": photo[..., 1],
         "alpha": np.dstack([photo, photo[..., 0]]),
-        "deep": photo.astype(np.uint16) * 257 + picture(24, 30),
+        "deep": photo.astype(np.uint16) * 257 + random_image(24, 30),
     }[kind]
     pyvips.Image.new_from_array(pixels).write_to_file(str(tmp_path / "image.png"))
     made = []
@@ -141,7 +141,7 @@ def test_the_page_runs_it(tmp_path, shipped):
 
 
 def test_the_engine_imports_no_tensorflow(tmp_path):
-    write_rgb(tmp_path / "photo.png", picture(9, 14))
+    write_rgb(tmp_path / "photo.png", random_image(9, 14))
     argv = ["--mode=evaluate", "--engine=ncnn", f"--input={tmp_path / 'photo.png'}", f"--output={tmp_path}"]
     code = (
         f"import sys, main\nassert main.main({argv}) == 0\n"
@@ -221,7 +221,7 @@ def test_weights_that_do_not_fit_their_description_are_refused(arguments, senten
 
 def test_float16_rounds_every_blob(tmp_path):
     arrays = weights(ARGUMENTS["paper"])
-    image = picture(9, 7) / np.float32(255)
+    image = random_image(9, 7) / np.float32(255)
     for float16 in (False, True):
         ncnn.Network(arrays, ARGUMENTS["paper"], float16=float16).write(tmp_path / f"{float16}.param")
     values = np.fromfile(tmp_path / "True.bin", "<f4")

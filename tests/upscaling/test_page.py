@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from examples import SETTINGS, random_image, write_weights
 from PIL import Image
-from test_upscaler import NETWORKS, SETTINGS, picture, write_weights
 
 from common.errors import UserError
 from images.files import read_rgb, write_rgb
@@ -34,7 +34,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 @pytest.fixture
 def page(tmp_path):
-    return Page(SETTINGS, write_weights(tmp_path / "own.npz", NETWORKS["tensorlayer"]))
+    return Page(SETTINGS, write_weights(tmp_path / "own.npz"))
 
 
 def enlarge(page, source, outscale=4.0, name=None, share=0.0):
@@ -47,9 +47,9 @@ def enlarge(page, source, outscale=4.0, name=None, share=0.0):
 def test_the_result_is_the_command_lines_in_the_same_format_and_folder(page, tmp_path):
     arrays, meta = load_generator(tmp_path / "own.npz")
     with Upscaler(arrays, meta["arguments"], SETTINGS) as upscaler:
-        expected = upscaler(picture(9, 14))
+        expected = upscaler(random_image(9, 14))
     for name in ("photo", "..;'\"&$(x)", "ä ö", "-rf"):
-        write_rgb(tmp_path / f"{name}.png", picture(9, 14))
+        write_rgb(tmp_path / f"{name}.png", random_image(9, 14))
         (cubic, shown), file = enlarge(page, tmp_path / f"{name}.png")
         np.testing.assert_array_equal(read_rgb(file), expected)
         assert file.parent == tmp_path / "work" and cubic.shape == shown.shape == (36, 56, 3)
@@ -72,7 +72,7 @@ def test_jpeg_and_lossy_webp_get_the_weights_for_photographs(tmp_path):
     page = Page(SETTINGS)
     assert page.default == page_module.AUTOMATIC
     photo, srgan, srresnet = page_module.OURS
-    image = Image.fromarray(picture(9, 14))
+    image = Image.fromarray(random_image(9, 14))
     for name, options, expected in (
         ("a.jpg", {}, photo),
         ("a.webp", {}, photo),
@@ -90,9 +90,9 @@ def test_sessions_of_weights_no_longer_in_use_are_closed(page):
     second, first = (page.upscaler(name, 0.0) for name in (own, "a"))
     assert page.upscaler(own, 0.0) is second  # which is now the one used last
     page.upscaler("b", 0.0)
-    assert second(picture(9, 14)).shape == (36, 56, 3)
+    assert second(random_image(9, 14)).shape == (36, 56, 3)
     with pytest.raises(RuntimeError, match="closed Session"):
-        first(picture(9, 14))
+        first(random_image(9, 14))
 
 
 def declared(side):
@@ -115,7 +115,7 @@ def test_hostile_uploads_are_refused_in_a_sentence_and_leave_no_file(page, tmp_p
 
 
 def test_values_that_the_form_does_not_offer_are_refused(page, tmp_path):
-    write_rgb(tmp_path / "photo.png", picture(4, 4))
+    write_rgb(tmp_path / "photo.png", random_image(4, 4))
     bad = [{"name": "../own.npz"}, {"share": 2.0}, {"share": np.nan}, {"outscale": 1e6}, {"outscale": 0}]
     for values in bad:
         with pytest.raises(UserError, match="choose weights from the list"):
@@ -185,7 +185,7 @@ def answer_of(address, session, data):
 
 
 def test_hostile_requests_reach_no_file(address, tmp_path):
-    write_rgb(tmp_path / "secret.png", picture(8, 8))
+    write_rgb(tmp_path / "secret.png", random_image(8, 8))
     outside = tmp_path / "visitor-x"
     outside.mkdir()
     (outside / "kept.txt").write_text("kept")

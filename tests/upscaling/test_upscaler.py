@@ -7,6 +7,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import tensorflow as tf
+from examples import NETWORKS, SCALED, SETTINGS, random_image, weights, write_weights
 
 from common.errors import UserError
 from common.settings import make_config
@@ -18,40 +19,6 @@ from upscaling import graph
 from upscaling import upscaler as engine
 from upscaling.tiles import Box, tiles
 from upscaling.upscaler import Upscaler, load_generator
-
-SETTINGS = make_config(settings=["RUNTIME.precision=float32"]).RUNTIME
-NETWORKS = {
-    name: {**make_config(name).MODEL.generator, "num_blocks": 2, "num_filters": 4, "init": "fan_in"}
-    for name in ("tensorlayer", "paper")
-}
-SCALED = {f"x{scale}": {**NETWORKS["tensorlayer"], "scale": scale} for scale in (2, 3, 8)}
-
-
-def weights(arguments, seed=0):
-    """Random weights with batch norms that do something."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        tf.compat.v1.set_random_seed(seed)
-        net = SRGAN_g(tf.zeros([1, 8, 8, 3]), **arguments)
-        session.run(tf.compat.v1.global_variables_initializer())
-        arrays = checkpoints.fetch(session, net.all_params)
-    rng = np.random.default_rng(seed)
-    for name, array in arrays.items():
-        if name.endswith(("beta", "biases", "moving_mean")):
-            arrays[name] = rng.normal(0, 0.2, array.shape).astype(np.float32)
-        elif name.endswith("moving_var"):
-            arrays[name] = rng.uniform(0.5, 2, array.shape).astype(np.float32)
-    return arrays
-
-
-def write_weights(path, arguments, seed=0, **meta):
-    meta = {"network": "SRGAN_g", "arguments": arguments, "recipe": "test", "step": 1, **meta}
-    checkpoints.write_npz(path, weights(arguments, seed), meta)
-    return path
-
-
-def picture(height, width, dtype=np.uint8, seed=0):
-    largest = np.iinfo(dtype).max
-    return np.random.default_rng(seed).integers(0, largest + 1, (height, width, 3), dtype=dtype)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -85,7 +52,7 @@ def in_tiles(name, image, *, memory_mb=1, **options):
 
 @pytest.mark.parametrize("scale", [2, 3, 8])
 def test_tiles_of_other_scales_equal_the_whole_image(scale):
-    lr = picture(63, 67)
+    lr = random_image(63, 67)
     whole, *calls = in_tiles(f"x{scale}", lr, memory_mb=1000)
     assert calls == [1, 1] and whole.shape == (scale * 63, scale * 67, 3) and whole.std() > 1
     tiled, *calls = in_tiles(f"x{scale}", lr)
@@ -95,7 +62,7 @@ def test_tiles_of_other_scales_equal_the_whole_image(scale):
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_folded_graph_equals_the_graph_as_trained(network):
-    arguments, lr = NETWORKS[network], picture(9, 7)
+    arguments, lr = NETWORKS[network], random_image(9, 7)
     arrays = weights(arguments)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         net = SRGAN_g(tf.constant(lr[None] / np.float32(127.5) - 1), **arguments)
@@ -121,7 +88,7 @@ def test_folded_graph_equals_the_graph_as_trained(network):
 def test_tiles_equal_the_whole_image_bit_for_bit(monkeypatch, network, size, self_ensemble):
     """To rounding where oneDNN sums in an order that depends on the size: 9x9 filters, no AVX-512."""
     monkeypatch.setattr(engine, "to_integers", lambda sr, dtype: np.copy(sr))
-    lr, views = picture(*size), 8 if self_ensemble else 1
+    lr, views = random_image(*size), 8 if self_ensemble else 1
     whole, *calls = in_tiles(network, lr, memory_mb=1000, self_ensemble=self_ensemble)
     assert calls == [views, views]
     assert whole.shape == (4 * size[0], 4 * size[1], 3) and whole.std() > 0.01
@@ -148,7 +115,7 @@ def test_every_8_bit_value_is_fed_as_a_bfloat16_number(upscaler, monkeypatch):
 @pytest.mark.parametrize("self_ensemble", [False, True])
 def test_progress_grows_to_one(self_ensemble):
     fractions = []
-    image = picture(64, 60)
+    image = random_image(64, 60)
     in_tiles("tensorlayer", image, progress=fractions.append, self_ensemble=self_ensemble)
     assert len(fractions) > 4
     assert all(0 < before < after for before, after in itertools.pairwise(fractions))
@@ -171,7 +138,7 @@ def test_halo_is_what_a_pixel_sees(upscaler):
 
 @pytest.mark.parametrize("size", [(8, 6), (1, 1)])
 def test_sixteen_bit_images_have_the_same_result_with_finer_steps(upscaler, size):
-    lr = picture(*size)
+    lr = random_image(*size)
     fine = upscaler(lr.astype(np.uint16) * 257)
     assert fine.dtype == np.uint16 and fine.shape == (4 * size[0], 4 * size[1], 3)
     assert np.abs(fine / 257 - upscaler(lr)).max() <= 0.5 + 1e-2
@@ -179,7 +146,7 @@ def test_sixteen_bit_images_have_the_same_result_with_finer_steps(upscaler, size
 
 
 def test_self_ensemble_is_the_mean_of_eight_views(upscaler):
-    lr = picture(6, 9)
+    lr = random_image(6, 9)
     views = []
     for turns in range(4):
         for flip in (False, True):
@@ -195,7 +162,7 @@ def test_self_ensemble_is_the_mean_of_eight_views(upscaler):
 
 
 def test_out_of_memory_halves_the_tiles_and_goes_on(upscaler, monkeypatch, caplog):
-    lr = picture(30, 30)
+    lr = random_image(30, 30)
     expected = upscaler(lr)
     run, failures = tf.compat.v1.Session.run, [0, 1]
 
@@ -236,7 +203,7 @@ def test_memory_budget_sets_the_tile_size(monkeypatch):
     """1 MB holds 2,730 px of six tensors in the trunk, and 292 px of 3.5 of 16 times the area in the head."""
     monkeypatch.setattr(runtime, "cpu_flags", lambda: {"avx512f"})  # by Winograd's algorithm it holds fewer
     for side, *is_cut in ((17, False, False), (18, False, True), (52, False, True), (53, True, True)):
-        _, trunks, heads = in_tiles("tensorlayer", picture(side, side))
+        _, trunks, heads = in_tiles("tensorlayer", random_image(side, side))
         assert [trunks > 1, heads > 1] == is_cut, side
 
 
@@ -259,9 +226,9 @@ def test_16_bit_images_are_computed_in_float32_whatever_the_precision(monkeypatc
     arguments = NETWORKS["tensorlayer"]
     settings = make_config(settings=["RUNTIME.precision=bfloat16"]).RUNTIME
     with Upscaler(weights(arguments), arguments, settings) as upscaler:
-        upscaler(picture(5, 5))
+        upscaler(random_image(5, 5))
         assert asked == [tf.bfloat16]
-        upscaler(picture(5, 5, np.uint16))
+        upscaler(random_image(5, 5, dtype=np.uint16))
         assert asked == [tf.bfloat16, tf.float32]
 
 
@@ -275,7 +242,7 @@ def test_sixteen_bit_ramps_keep_their_steps():
 
 
 def test_sessions_take_gpu_memory_as_needed(monkeypatch):
-    arrays, session = weights(NETWORKS["tensorlayer"]), Mock(wraps=tf.compat.v1.Session)
+    arrays, session = weights(), Mock(wraps=tf.compat.v1.Session)
     monkeypatch.setattr(tf.compat.v1, "Session", session)
     with Upscaler(arrays, NETWORKS["tensorlayer"], SETTINGS):
         configs = [call.kwargs["config"] for call in session.call_args_list]

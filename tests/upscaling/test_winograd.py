@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from examples import NETWORKS, SETTINGS, random_image, weights
 from test_freeze import VARIANTS
-from test_upscaler import NETWORKS, SETTINGS, picture, weights
 
 from common.settings import make_config
 from model import PIXEL_SHUFFLES
@@ -50,7 +50,7 @@ def test_it_equals_a_convolution(size):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_upsampling_convolution_is_replaced_and_the_result_stays(name, floats, request):
     arguments = {**ARGUMENTS, **VARIANTS[name]}
-    arrays, lr = weights(arguments), picture(7, 9)
+    arrays, lr = weights(arguments), random_image(7, 9)
     with Upscaler(arrays, arguments, SETTINGS) as upscaler:
         expected = upscaler(lr)
     request.getfixturevalue("avx2")
@@ -65,10 +65,10 @@ def test_every_upsampling_convolution_is_replaced_and_the_result_stays(name, flo
 @pytest.mark.parametrize("size", [(37, 53), (64, 20), (5, 400)])
 def test_tiles_equal_the_whole_image_to_rounding(size, avx2, floats):
     with Upscaler(weights(ARGUMENTS), ARGUMENTS, SETTINGS) as upscaler:
-        whole = upscaler(picture(*size))
+        whole = upscaler(random_image(*size))
         halo = upscaler._trunk_halo + upscaler._head_halo
         upscaler._trunk_px, upscaler._head_px = (2 * halo + 8) * (2 * halo + 9), 15 * 14
-        np.testing.assert_allclose(upscaler(picture(*size)), whole, rtol=0, atol=4e-6)
+        np.testing.assert_allclose(upscaler(random_image(*size)), whole, rtol=0, atol=4e-6)
 
 
 def test_its_products_count_in_the_memory_budget(avx2):

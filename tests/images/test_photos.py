@@ -9,13 +9,10 @@ from images import bicubic, files, photos
 
 
 def test_sample_photos_are_colour_photographs_without_the_validation_one():
-    sample = photos.sample_photos()
-    validation = photos.validation_photo()
+    sample, validation = photos.sample_photos(), photos.validation_photo()
     assert len(sample) == 7
     for photo in [*sample.values(), validation]:
-        assert photo.dtype == np.uint8
-        assert photo.ndim == 3
-        assert photo.shape[2] == 3
+        assert photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3
         assert min(photo.shape[:2]) >= 300
         assert (photo[..., 0] != photo[..., 2]).mean() > 0.5
     assert not any(np.array_equal(photo, validation) for photo in sample.values())

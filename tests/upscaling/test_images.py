@@ -152,14 +152,6 @@ def test_outputs_are_named_after_input_factor_and_format(tmp_path, name, options
     assert job.target == tmp_path / "out" / expected
 
 
-def test_the_chosen_format_is_written(tmp_path):
-    source = make_png(tmp_path / "a.png")
-    for format, kind in (("jpg", "JPEG"), ("webp", "WEBP"), ("bmp", "BMP"), ("tiff", "TIFF")):
-        upscale_files(nearest, [str(source)], tmp_path, format=format)
-        with Image.open(tmp_path / f"a.png_x4.{format}") as image:
-            assert (image.format, image.size) == (kind, (24, 20))
-
-
 @pytest.mark.parametrize(
     ("inputs", "output", "sentence"),
     [

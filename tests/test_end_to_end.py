@@ -221,9 +221,5 @@ def test_a_run_stopped_twice_ends_with_the_same_bits(runs, command):
         for either in (meta, other_meta):
             either.get("sums", {}).pop("seconds", None)
         assert meta == other_meta
-    lines, others = log_lines(runs.whole), log_lines(runs.stopped)
-    for line in (*lines, *others):
-        del line["seconds"]
-    assert lines == others
     for phase in ("srgan_ginit", "srgan_gan"):
         assert contents(runs.stopped / "samples" / phase) == contents(runs.whole / "samples" / phase)

@@ -12,7 +12,7 @@ from examples import NETWORKS, SETTINGS, random_image, weights, write_weights
 import main
 from common.errors import UserError
 from common.settings import make_config
-from images.files import ImageData, read_image, read_rgb, write_image, write_rgb
+from images.files import read_rgb, write_rgb
 from images.photos import validation_photo
 from tf1 import checkpoints
 from upscaling import ncnn
@@ -95,29 +95,6 @@ def test_self_ensemble(shipped):
     expected = by_tensorflow(SMALL, self_ensemble=True)
     assert difference(by_ncnn(SMALL, self_ensemble=True), expected) <= 1
     assert difference(by_ncnn(SMALL), expected) > 1
-
-
-@pytest.mark.parametrize(
-    ("image", "most"),
-    [
-        (ImageData(PHOTO[..., 1]), 1),
-        (ImageData(PHOTO, alpha=PHOTO[..., 0]), 1),
-        (ImageData(PHOTO.astype(np.uint16) * 257 + random_image(24, 30)), 8),
-    ],
-    ids=["gray", "alpha", "deep"],
-)
-def test_files_of_every_kind_are_those_of_tensorflow(tmp_path, monkeypatch, image, most):
-    monkeypatch.chdir(tmp_path)
-    write_image("image.png", image)
-    made = []
-    for engine in ("tensorflow", "ncnn"):
-        options = ["--engine", engine, "--set", "RUNTIME.precision=float32", "--output", f"{engine}.png"]
-        assert main.main(["--mode=evaluate", "--weights=srgan", "--input", "image.png", *options]) == 0
-        made.append(read_image(f"{engine}.png"))
-    assert made[0].pixels.shape[:2] == (96, 120) and made[0].pixels.dtype == image.pixels.dtype
-    assert difference(*(result.pixels for result in made)) <= most
-    if image.alpha is not None:
-        np.testing.assert_array_equal(made[0].alpha, made[1].alpha)
 
 
 def test_validation_and_benchmark(tmp_path, monkeypatch, caplog):

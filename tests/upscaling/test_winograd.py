@@ -78,17 +78,20 @@ def test_its_products_count_in_the_memory_budget(avx2):
         assert upscaler._head_px == 100 * 2**20 // (6 * 16 * 4 * 4)
 
 
-@pytest.mark.parametrize("flags", [{"avx2", "avx512f"}, {"asimd"}, set()])
-def test_other_processors_keep_their_convolutions(flags, monkeypatch):
+@pytest.mark.parametrize(
+    ("flags", "precision", "has_gpu"),
+    [
+        ({"avx2", "avx512f"}, "float32", False),
+        ({"asimd"}, "float32", False),
+        (set(), "float32", False),
+        ({"avx2", "fma"}, "bfloat16", False),
+        ({"avx2", "fma"}, "float32", True),
+    ],
+    ids=["AVX-512", "ARM", "neither", "bfloat16", "GPU"],
+)
+def test_where_it_is_not_faster_convolutions_stay(flags, precision, has_gpu, monkeypatch):
     monkeypatch.setattr(runtime, "cpu_flags", lambda: flags)
-    with Upscaler(weights(ARGUMENTS), ARGUMENTS, SETTINGS) as upscaler:
-        assert convolutions(upscaler) == [[3, 3, 4, 16]] * 2
-
-
-def test_a_gpu_and_bfloat16_keep_their_convolutions(avx2, monkeypatch):
-    bfloat16 = make_config(settings=["RUNTIME.precision=bfloat16"]).RUNTIME
-    with Upscaler(weights(ARGUMENTS), ARGUMENTS, bfloat16) as upscaler:
-        assert convolutions(upscaler) == [[3, 3, 4, 16]] * 2
-    monkeypatch.setattr(runtime, "has_gpu", lambda: True)
-    with Upscaler(weights(ARGUMENTS), ARGUMENTS, SETTINGS) as upscaler:
+    monkeypatch.setattr(runtime, "has_gpu", lambda: has_gpu)
+    settings = make_config(settings=[f"RUNTIME.precision={precision}"]).RUNTIME
+    with Upscaler(weights(), ARGUMENTS, settings) as upscaler:
         assert convolutions(upscaler) == [[3, 3, 4, 16]] * 2

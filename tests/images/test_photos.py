@@ -39,6 +39,9 @@ def test_validation_image_is_a_file_or_a_numbered_one_of_a_folder_cut_to_multipl
         photos.validation_pair(4, tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"VALID\.imid is 2, but VALID\.hr_img_path has 2 images"):
         photos.validation_pair(4, tmp_path, imid=2)
+    files.write_rgb(tmp_path / "2.png", random_image(19, 24))  # too small to be scored
+    with pytest.raises(UserError, match=r"VALID\.hr_img_path"):
+        photos.validation_pair(4, tmp_path, imid=2)
 
 
 def test_validation_lr_is_the_users_own_if_there_is_one_and_must_be_a_quarter(tmp_path):
@@ -51,9 +54,3 @@ def test_validation_lr_is_the_users_own_if_there_is_one_and_must_be_a_quarter(tm
     files.write_rgb(tmp_path / "lr/1.png", random_image(6, 6))
     with pytest.raises(UserError, match=r"VALID\.lr_img_path: its sides are not 1/4 of"):
         photos.validation_pair(4, tmp_path / "hr", tmp_path / "lr", 1)
-
-
-def test_a_validation_image_too_small_to_be_scored_is_refused(tmp_path):
-    files.write_rgb(tmp_path / "a.png", random_image(19, 24))
-    with pytest.raises(UserError, match=r"VALID\.hr_img_path"):
-        photos.validation_pair(4, tmp_path / "a.png")

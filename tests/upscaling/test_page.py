@@ -1,6 +1,5 @@
 """The page: refusals, and results in a real browser."""
 
-import json
 import os
 import re
 import shutil
@@ -8,9 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -155,26 +151,18 @@ def address():
     end(process, signal.SIGINT)
 
 
-def post(address, path, body):
-    request = urllib.request.Request(
-        f"{address}/gradio_api/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.read().decode()
-
-
 def answer_of(address, session, data):
     """The last event of a click on Enlarge with the given data."""
-    config = json.loads(urllib.request.urlopen(f"{address}/config").read())
-    [function] = [dependency["id"] for dependency in config["dependencies"] if len(dependency["inputs"]) == 4]
-    joined = post(address, "queue/join", {"data": data, "fn_index": function, "session_hash": session})
+    import httpx
+
+    dependencies = httpx.get(f"{address}/config").json()["dependencies"]
+    [function] = [dependency["id"] for dependency in dependencies if len(dependency["inputs"]) == 4]
+    click = {"data": data, "fn_index": function, "session_hash": session}
+    joined = httpx.post(f"{address}/gradio_api/queue/join", json=click, timeout=60).text
     if "event_id" not in joined:
         return joined
-    url = f"{address}/gradio_api/queue/data?session_hash={urllib.parse.quote(session, safe='')}"
-    events = urllib.request.urlopen(url, timeout=60).read().decode()
+    queue = f"{address}/gradio_api/queue/data"
+    events = httpx.get(queue, params={"session_hash": session}, timeout=60).text
     return next(event for event in events.splitlines() if "process_completed" in event)
 
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import main
 from common.settings import flatten
 from images.photos import VALIDATION_FILE, packaged
-from main import tensorflow_start
 
-with tensorflow_start():
+with main.tensorflow_start():
     import tensorflow as tf
 
     tf.config.list_physical_devices()
@@ -96,6 +96,20 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("needs the folder with the real data")
     return SHARED
+
+
+@pytest.fixture
+def refusal(capsys):
+    """Runs the command line, which must refuse; returns its sentence."""
+
+    def run(*argv):
+        capsys.readouterr()
+        assert main.main([str(argument) for argument in argv]) == 2
+        stderr = capsys.readouterr().err
+        assert stderr.startswith("error: ") and stderr.endswith("\n") and stderr.count("\n") == 1
+        return stderr.removeprefix("error: ").rstrip("\n")
+
+    return run
 
 
 @pytest.fixture

@@ -2,23 +2,17 @@
 
 import numpy as np
 import pytest
+from examples import random_image
 
 from common.errors import UserError
 from images import bicubic, files, photos
 
 
-def random_image(height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
 def test_sample_photos_are_colour_photographs_without_the_validation_one():
-    sample = photos.sample_photos()
-    validation = photos.validation_photo()
+    sample, validation = photos.sample_photos(), photos.validation_photo()
     assert len(sample) == 7
     for photo in [*sample.values(), validation]:
-        assert photo.dtype == np.uint8
-        assert photo.ndim == 3
-        assert photo.shape[2] == 3
+        assert photo.dtype == np.uint8 and photo.ndim == 3 and photo.shape[2] == 3
         assert min(photo.shape[:2]) >= 300
         assert (photo[..., 0] != photo[..., 2]).mean() > 0.5
     assert not any(np.array_equal(photo, validation) for photo in sample.values())
@@ -45,6 +39,9 @@ def test_validation_image_is_a_file_or_a_numbered_one_of_a_folder_cut_to_multipl
         photos.validation_pair(4, tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"VALID\.imid is 2, but VALID\.hr_img_path has 2 images"):
         photos.validation_pair(4, tmp_path, imid=2)
+    files.write_rgb(tmp_path / "2.png", random_image(19, 24))  # too small to be scored
+    with pytest.raises(UserError, match=r"VALID\.hr_img_path"):
+        photos.validation_pair(4, tmp_path, imid=2)
 
 
 def test_validation_lr_is_the_users_own_if_there_is_one_and_must_be_a_quarter(tmp_path):
@@ -57,9 +54,3 @@ def test_validation_lr_is_the_users_own_if_there_is_one_and_must_be_a_quarter(tm
     files.write_rgb(tmp_path / "lr/1.png", random_image(6, 6))
     with pytest.raises(UserError, match=r"VALID\.lr_img_path: its sides are not 1/4 of"):
         photos.validation_pair(4, tmp_path / "hr", tmp_path / "lr", 1)
-
-
-def test_a_validation_image_too_small_to_be_scored_is_refused(tmp_path):
-    files.write_rgb(tmp_path / "a.png", random_image(19, 24))
-    with pytest.raises(UserError, match=r"VALID\.hr_img_path"):
-        photos.validation_pair(4, tmp_path / "a.png")

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_upscaler import NETWORKS, SCALED, SETTINGS, picture, weights
+from examples import NETWORKS, SCALED, SETTINGS, random_image, weights
 
 from common.errors import UserError
 from main import EXPORT_FORMATS
@@ -22,7 +22,7 @@ META = {"arguments": ARGUMENTS, "recipe": "test", "step": 1}
 
 @pytest.fixture(scope="module")
 def arrays():
-    return weights(NETWORKS["tensorlayer"])
+    return weights()
 
 
 def require(format):
@@ -37,7 +37,7 @@ def test_an_export_makes_the_programs_pictures_of_any_size_and_number(tmp_path, 
     run = engine(tmp_path / NAMES[format].format(4), format)
     with Upscaler(arrays, META["arguments"], SETTINGS) as upscaler:
         for height, width in ((1, 1), (17, 30)):
-            images = np.stack([picture(height, width, seed=seed) for seed in (0, 1)])
+            images = np.stack([random_image(height, width, seed=seed) for seed in (0, 1)])
             expected = np.stack([upscaler(image) for image in images])
             made = run(images)
             assert made.dtype == np.uint8 and made.shape == expected.shape
@@ -51,7 +51,7 @@ def test_other_scales_are_exported(tmp_path, format, scale):
     require(format)
     arguments = SCALED[f"x{scale}"]
     export(weights(arguments), {**META, "arguments": arguments}, SETTINGS, tmp_path, format)
-    sr = engine(tmp_path / NAMES[format].format(scale), format)(picture(5, 7)[None])
+    sr = engine(tmp_path / NAMES[format].format(scale), format)(random_image(5, 7)[None])
     assert sr.shape == (1, 5 * scale, 7 * scale, 3)
     assert f"# SRGAN x{scale}" in (tmp_path / "README.md").read_text()
 
@@ -62,7 +62,7 @@ def test_the_savedmodel_serves_bytes_and_floats(tmp_path, arrays):
         loaded = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(tmp_path / "savedmodel"))
         signatures = loaded.signature_def
         assert set(signatures) == {"serving_default", "float"}
-        image = picture(5, 7)[None]
+        image = random_image(5, 7)[None]
         made = {
             name: session.run(
                 signature.outputs["output_image"].name, {signature.inputs["input_image"].name: value}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_upscaler import NETWORKS, SCALED, weights
+from examples import NETWORKS, SCALED, weights
 
 from model import SRGAN_g
 from tf1 import checkpoints
@@ -41,6 +41,5 @@ def test_the_frozen_graph_equals_the_network(name):
     assert "Relu" not in after or arguments["activation"] == "prelu"
     if arguments["activation"] == "relu" and arguments["last_kernel"] == 1:
         *first, last = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}[arguments["scale"]]
-        assert channels == [4 * factor**2 for factor in first] + [3 * last**2] and after == ["Conv2D"] * len(
-            first
-        ) + ["Identity" if name == "linear" else "Tanh"]
+        assert channels == [4 * factor**2 for factor in first] + [3 * last**2]
+        assert after == ["Conv2D"] * len(first) + ["Identity" if name == "linear" else "Tanh"]

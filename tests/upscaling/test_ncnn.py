@@ -1,12 +1,13 @@
 """ncnn's files and engine: what they make is what the program makes by TensorFlow."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_upscaler import NETWORKS, SETTINGS, picture, weights, write_weights
+from examples import NETWORKS, SETTINGS, random_image, weights, write_weights
 
 import main
 from common.errors import UserError
@@ -21,6 +22,8 @@ from upscaling.upscaler import Upscaler, load_generator
 pytest.importorskip("ncnn", reason="pip install -r requirements-export.txt")
 
 ROOT = Path(__file__).parents[2]
+PHOTO = validation_photo()[100:124, 100:130]
+SMALL = PHOTO[:12, :18]
 ARGUMENTS = {
     name: {key: value for key, value in arguments.items() if key != "init"}
     for name, arguments in NETWORKS.items()
@@ -33,14 +36,21 @@ ARGUMENTS |= {
 }
 
 
+@contextlib.contextmanager
+def both_engines(arrays, arguments):
+    """The network by TensorFlow, and by ncnn."""
+    with (
+        Upscaler(arrays, arguments, SETTINGS) as by_tensorflow,
+        Upscaler(arrays, arguments, SETTINGS, engine="ncnn") as by_ncnn,
+    ):
+        yield by_tensorflow, by_ncnn
+
+
 @pytest.fixture(scope="module")
 def shipped():
     arrays, meta = load_generator(checkpoints.locate("srgan"))
-    with (
-        Upscaler(arrays, meta["arguments"], SETTINGS) as by_tensorflow,
-        Upscaler(arrays, meta["arguments"], SETTINGS, engine="ncnn") as by_ncnn,
-    ):
-        yield by_tensorflow, by_ncnn
+    with both_engines(arrays, meta["arguments"]) as upscalers:
+        yield upscalers
 
 
 def difference(first, second) -> int:
@@ -51,14 +61,10 @@ def difference(first, second) -> int:
 @pytest.mark.parametrize("network", ARGUMENTS)
 def test_every_network_gives_the_programs_images(network):
     arguments = ARGUMENTS[network]
-    arrays = weights(arguments)
-    with (
-        Upscaler(arrays, arguments, SETTINGS) as expected,
-        Upscaler(arrays, arguments, SETTINGS, engine="ncnn") as made,
-    ):
+    with both_engines(weights(arguments), arguments) as (expected, made):
         for size in ((1, 1), (17, 30)):
-            assert difference(made(picture(*size)), expected(picture(*size))) <= 1
-        deep = picture(17, 30, np.uint16)
+            assert difference(made(random_image(*size)), expected(random_image(*size))) <= 1
+        deep = random_image(17, 30, dtype=np.uint16)
         assert difference(made(deep), expected(deep)) <= 8  # of 65535
         assert made(deep).std() > 1000  # not a constant image
         for name in ("num_filters", "trunk_halo", "head_halo"):
@@ -68,12 +74,8 @@ def test_every_network_gives_the_programs_images(network):
 @pytest.mark.parametrize("name", checkpoints.SHIPPED)
 def test_shipped_weights_give_the_programs_image(name):
     arrays, meta = load_generator(checkpoints.locate(name))
-    lr = validation_photo()[100:124, 100:130]
-    with (
-        Upscaler(arrays, meta["arguments"], SETTINGS) as expected,
-        Upscaler(arrays, meta["arguments"], SETTINGS, engine="ncnn") as made,
-    ):
-        assert difference(made(lr), expected(lr)) <= 1
+    with both_engines(arrays, meta["arguments"]) as (expected, made):
+        assert difference(made(PHOTO), expected(PHOTO)) <= 1
 
 
 def test_tiles_give_the_whole_image_within_one_level(shipped, monkeypatch):
@@ -90,42 +92,18 @@ def test_tiles_give_the_whole_image_within_one_level(shipped, monkeypatch):
 
 def test_self_ensemble(shipped):
     by_tensorflow, by_ncnn = shipped
-    lr = validation_photo()[100:112, 100:118]
-    expected = by_tensorflow(lr, self_ensemble=True)
-    assert difference(by_ncnn(lr, self_ensemble=True), expected) <= 1
-    assert difference(by_ncnn(lr), expected) > 1
+    expected = by_tensorflow(SMALL, self_ensemble=True)
+    assert difference(by_ncnn(SMALL, self_ensemble=True), expected) <= 1
+    assert difference(by_ncnn(SMALL), expected) > 1
 
 
-@pytest.mark.parametrize(("kind", "most"), [("gray", 1), ("alpha", 1), ("deep", 8)])
-def test_files_of_every_kind_are_those_of_tensorflow(tmp_path, kind, most):
-    import pyvips
-
-    photo = validation_photo()[100:124, 100:130]
-    pixels = {
-        "gray": photo[..., 1],
-        "alpha": np.dstack([photo, photo[..., 0]]),
-        "deep": photo.astype(np.uint16) * 257 + picture(24, 30),
-    }[kind]
-    pyvips.Image.new_from_array(pixels).write_to_file(str(tmp_path / "image.png"))
-    made = []
-    for engine in ("tensorflow", "ncnn"):
-        target = tmp_path / f"{engine}.png"
-        options = ["--engine", engine, "--set", "RUNTIME.precision=float32"]
-        inputs = ["--input", str(tmp_path / "image.png"), "--output", str(target)]
-        assert main.main(["--mode=evaluate", "--weights=srgan", *options, *inputs]) == 0
-        made.append(np.asarray(pyvips.Image.new_from_file(str(target))))
-    assert made[0].shape[:2] == (96, 120) and made[0].dtype == pixels.dtype
-    assert difference(*made) <= most
-
-
-def test_validation_and_benchmark(tmp_path, caplog):
-    weights_file = str(write_weights(tmp_path / "g.npz", ARGUMENTS["tensorlayer"]))
+def test_validation_and_benchmark(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    write_weights(tmp_path / "g.npz", ARGUMENTS["tensorlayer"])
     write_rgb(tmp_path / "set/photo.png", validation_photo()[:64, :64])
-    valid = ["--set", f"VALID.hr_img_path={tmp_path / 'set'}", "--samples-dir", str(tmp_path / "samples")]
-    common = ["--engine", "ncnn", "--weights", weights_file]
-    assert main.main(["--mode=evaluate", *common, *valid]) == 0
-    sets = ["--input", str(tmp_path / "set"), "--output", str(tmp_path / "scored")]
-    assert main.main(["--mode=benchmark", *common, *sets]) == 0
+    common = ["--engine", "ncnn", "--weights", "g.npz"]
+    assert main.main(["--mode=evaluate", *common, "--set", "VALID.hr_img_path=set"]) == 0
+    assert main.main(["--mode=benchmark", *common, "--input", "set", "--output", "scored"]) == 0
     scored = read_rgb(tmp_path / "scored/set/photo_x4.png")
     assert np.array_equal(scored, read_rgb(tmp_path / "samples/evaluate/valid_gen.png"))
     assert caplog.text.count("Upscaling on CPU, by ncnn") == 2
@@ -133,15 +111,13 @@ def test_validation_and_benchmark(tmp_path, caplog):
 
 def test_the_page_runs_it(tmp_path, shipped):
     page = Page(SETTINGS, checkpoints.locate("srgan"), "ncnn")
-    write_rgb(tmp_path / "photo.png", validation_photo()[100:112, 100:118])
-    (tmp_path / "work").mkdir()
-    name = page.default
-    _, file = page.enlarge(tmp_path / "photo.png", name, 0.0, 4.0, tmp_path / "work", lambda done: None)
-    assert np.array_equal(read_rgb(file), shipped[1](validation_photo()[100:112, 100:118]))
+    write_rgb(tmp_path / "photo.png", SMALL)
+    _, file = page.enlarge(tmp_path / "photo.png", page.default, 0.0, 4.0, tmp_path, lambda done: None)
+    assert np.array_equal(read_rgb(file), shipped[1](SMALL))
 
 
 def test_the_engine_imports_no_tensorflow(tmp_path):
-    write_rgb(tmp_path / "photo.png", picture(9, 14))
+    write_rgb(tmp_path / "photo.png", random_image(9, 14))
     argv = ["--mode=evaluate", "--engine=ncnn", f"--input={tmp_path / 'photo.png'}", f"--output={tmp_path}"]
     code = (
         f"import sys, main\nassert main.main({argv}) == 0\n"
@@ -152,53 +128,31 @@ def test_the_engine_imports_no_tensorflow(tmp_path):
     assert "TensorFlow" not in done.stdout and (tmp_path / "photo_x4.png").exists()
 
 
-def refusal(capsys, *argv) -> str:
-    assert main.main(list(argv)) == 2
-    stderr = capsys.readouterr().err
-    assert stderr.startswith("error: ") and stderr.count("\n") == 1
-    return stderr
-
-
-def test_a_missing_package_is_asked_for(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ncnn", None)
-    sentence = refusal(capsys, "--mode=evaluate", "--engine=ncnn", "--weights=srgan")
-    assert f"--engine ncnn needs the package ncnn: pip install ncnn=={ncnn.VERSION}" in sentence
-    assert f"ncnn=={ncnn.VERSION}" in (ROOT / "requirements-export.txt").read_text().splitlines()
-
-
-def test_vulkan_without_a_gpu_is_refused(monkeypatch, capsys):
+def test_what_ncnn_cannot_do_is_refused(monkeypatch, refusal):
+    command = ("--mode=evaluate", "--weights=srgan")
+    message = refusal(*command, "--engine=ncnn", "--set", "RUNTIME.precision=bfloat16")
+    assert "RUNTIME.precision=bfloat16 needs --engine tensorflow" in message
     monkeypatch.setattr(ncnn, "count_gpus", lambda: 0)
-    sentence = refusal(capsys, "--mode=evaluate", "--engine=ncnn-vulkan", "--weights=srgan")
-    assert "ncnn finds no GPU with Vulkan" in sentence
+    assert "ncnn finds no GPU with Vulkan" in refusal(*command, "--engine=ncnn-vulkan")
+    monkeypatch.setitem(sys.modules, "ncnn", None)
+    needed = f"--engine ncnn needs the package ncnn: pip install ncnn=={ncnn.VERSION}"
+    assert needed in refusal(*command, "--engine=ncnn")
+    assert f"ncnn=={ncnn.VERSION}" in (ROOT / "requirements-export.txt").read_text().splitlines()
 
 
 def test_vulkan_gives_the_programs_image(tmp_path):
     """In processes of its own: a software driver's LLVM and TensorFlow's do not bear each other."""
-    write_rgb(tmp_path / "a.png", validation_photo()[100:124, 100:130])
+    write_rgb(tmp_path / "a.png", PHOTO)
     made = []
     for engine in ("ncnn", "ncnn-vulkan"):
-        argv = [
-            "main.py",
-            "--mode=evaluate",
-            "--weights=photo",
-            f"--engine={engine}",
-            "--input",
-            tmp_path / "a.png",
-        ]
-        argv += ["--output", tmp_path / f"{engine}.png"]
-        done = subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True)
+        command = [sys.executable, "main.py", "--mode=evaluate", "--weights=photo", f"--engine={engine}"]
+        command += ["--input", tmp_path / "a.png", "--output", tmp_path / f"{engine}.png"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if "ncnn finds no GPU with Vulkan" in done.stderr:
             pytest.skip("needs a GPU with Vulkan, or a driver that computes in software")
         assert done.returncode == 0, done.stderr
         made.append(read_rgb(tmp_path / f"{engine}.png"))
     assert difference(*made) <= 1
-
-
-def test_options_that_do_not_go_together_are_refused(capsys, tmp_path):
-    for mode in (["--mode=srgan"], ["--mode=export", "--format=ncnn", f"--output={tmp_path}"]):
-        assert "unrecognized arguments: --engine=ncnn" in refusal(capsys, *mode, "--engine=ncnn")
-    argv = ("--mode=evaluate", "--engine=ncnn", "--weights=srgan", "--set", "RUNTIME.precision=bfloat16")
-    assert "RUNTIME.precision=bfloat16 needs --engine tensorflow" in refusal(capsys, *argv)
 
 
 @pytest.mark.parametrize(
@@ -216,12 +170,12 @@ def test_options_that_do_not_go_together_are_refused(capsys, tmp_path):
 def test_weights_that_do_not_fit_their_description_are_refused(arguments, sentence):
     described = {**ARGUMENTS["tensorlayer"], **arguments}
     with pytest.raises(UserError, match=f"x.npz.*{sentence}"):
-        Upscaler(weights(ARGUMENTS["tensorlayer"]), described, SETTINGS, source="x.npz", engine="ncnn")
+        Upscaler(weights(), described, SETTINGS, source="x.npz", engine="ncnn")
 
 
 def test_float16_rounds_every_blob(tmp_path):
     arrays = weights(ARGUMENTS["paper"])
-    image = picture(9, 7) / np.float32(255)
+    image = random_image(9, 7) / np.float32(255)
     for float16 in (False, True):
         ncnn.Network(arrays, ARGUMENTS["paper"], float16=float16).write(tmp_path / f"{float16}.param")
     values = np.fromfile(tmp_path / "True.bin", "<f4")
@@ -237,6 +191,5 @@ def test_float16_rounds_every_blob(tmp_path):
 
 def test_threads_are_as_set():
     settings = make_config(settings=["RUNTIME.intra_op_threads=1"]).RUNTIME
-    arguments = ARGUMENTS["tensorlayer"]
-    with Upscaler(weights(arguments), arguments, settings, engine="ncnn") as upscaler:
+    with Upscaler(weights(), ARGUMENTS["tensorlayer"], settings, engine="ncnn") as upscaler:
         assert upscaler.engine._run._net.opt.num_threads == 1

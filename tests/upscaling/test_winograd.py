@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from examples import NETWORKS, SETTINGS, random_image, weights
 from test_freeze import VARIANTS
-from test_upscaler import NETWORKS, SETTINGS, picture, weights
 
 from common.settings import make_config
 from model import PIXEL_SHUFFLES
@@ -50,7 +50,7 @@ def test_it_equals_a_convolution(size):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_upsampling_convolution_is_replaced_and_the_result_stays(name, floats, request):
     arguments = {**ARGUMENTS, **VARIANTS[name]}
-    arrays, lr = weights(arguments), picture(7, 9)
+    arrays, lr = weights(arguments), random_image(7, 9)
     with Upscaler(arrays, arguments, SETTINGS) as upscaler:
         expected = upscaler(lr)
     request.getfixturevalue("avx2")
@@ -65,10 +65,10 @@ def test_every_upsampling_convolution_is_replaced_and_the_result_stays(name, flo
 @pytest.mark.parametrize("size", [(37, 53), (64, 20), (5, 400)])
 def test_tiles_equal_the_whole_image_to_rounding(size, avx2, floats):
     with Upscaler(weights(ARGUMENTS), ARGUMENTS, SETTINGS) as upscaler:
-        whole = upscaler(picture(*size))
+        whole = upscaler(random_image(*size))
         halo = upscaler._trunk_halo + upscaler._head_halo
         upscaler._trunk_px, upscaler._head_px = (2 * halo + 8) * (2 * halo + 9), 15 * 14
-        np.testing.assert_allclose(upscaler(picture(*size)), whole, rtol=0, atol=4e-6)
+        np.testing.assert_allclose(upscaler(random_image(*size)), whole, rtol=0, atol=4e-6)
 
 
 def test_its_products_count_in_the_memory_budget(avx2):
@@ -78,17 +78,20 @@ def test_its_products_count_in_the_memory_budget(avx2):
         assert upscaler._head_px == 100 * 2**20 // (6 * 16 * 4 * 4)
 
 
-@pytest.mark.parametrize("flags", [{"avx2", "avx512f"}, {"asimd"}, set()])
-def test_other_processors_keep_their_convolutions(flags, monkeypatch):
+@pytest.mark.parametrize(
+    ("flags", "precision", "has_gpu"),
+    [
+        ({"avx2", "avx512f"}, "float32", False),
+        ({"asimd"}, "float32", False),
+        (set(), "float32", False),
+        ({"avx2", "fma"}, "bfloat16", False),
+        ({"avx2", "fma"}, "float32", True),
+    ],
+    ids=["AVX-512", "ARM", "neither", "bfloat16", "GPU"],
+)
+def test_where_it_is_not_faster_convolutions_stay(flags, precision, has_gpu, monkeypatch):
     monkeypatch.setattr(runtime, "cpu_flags", lambda: flags)
-    with Upscaler(weights(ARGUMENTS), ARGUMENTS, SETTINGS) as upscaler:
-        assert convolutions(upscaler) == [[3, 3, 4, 16]] * 2
-
-
-def test_a_gpu_and_bfloat16_keep_their_convolutions(avx2, monkeypatch):
-    bfloat16 = make_config(settings=["RUNTIME.precision=bfloat16"]).RUNTIME
-    with Upscaler(weights(ARGUMENTS), ARGUMENTS, bfloat16) as upscaler:
-        assert convolutions(upscaler) == [[3, 3, 4, 16]] * 2
-    monkeypatch.setattr(runtime, "has_gpu", lambda: True)
-    with Upscaler(weights(ARGUMENTS), ARGUMENTS, SETTINGS) as upscaler:
+    monkeypatch.setattr(runtime, "has_gpu", lambda: has_gpu)
+    settings = make_config(settings=[f"RUNTIME.precision={precision}"]).RUNTIME
+    with Upscaler(weights(), ARGUMENTS, settings) as upscaler:
         assert convolutions(upscaler) == [[3, 3, 4, 16]] * 2

@@ -186,7 +186,7 @@ def fetch(session, variables) -> dict[str, np.ndarray]:
 def assign(session, variables, arrays: dict, source: str | Path) -> None:
     """Sets every variable to the array of its name, none left over; `source` names the file in errors."""
     require_shapes(arrays, {variable.op.name: tuple(variable.shape) for variable in variables}, source)
-    load(session, {variable: arrays[variable.op.name] for variable in variables})
+    set_variables(session, {variable: arrays[variable.op.name] for variable in variables})
 
 
 def require_shapes(arrays: dict, shapes: dict[str, tuple], source: str | Path) -> None:
@@ -202,7 +202,7 @@ def require_shapes(arrays: dict, shapes: dict[str, tuple], source: str | Path) -
         raise UserError(f"{source} does not fit this network: it has {name} too")
 
 
-def load(session, values: dict) -> None:
+def set_variables(session, values: dict) -> None:
     """Sets variables through their initialisers, which adds nothing to the graph."""
     from tf1.distribution import copies  # imports TensorFlow
 

@@ -84,7 +84,7 @@ class Run:
                 new_rate = self.schedule.learning_rate(self.step_number)
                 if new_rate != rate:
                     rate = new_rate
-                    checkpoints.load(self.session, {self.graph.lr_v: rate})
+                    checkpoints.set_variables(self.session, {self.graph.lr_v: rate})
                 self.started = time.perf_counter()
                 batch = next(self.stream)
                 self.in_step = True
@@ -254,7 +254,7 @@ class Run:
             numbers = [np.float64(self.step_number), np.float64(self.saved_step)]
             step, saved_step, *arrays = self.cluster.from_chief(self.session, numbers + self.variables)
             self.step_number, self.saved_step = int(step), int(saved_step)
-            checkpoints.load(self.session, dict(zip(self.variables, arrays)))
+            checkpoints.set_variables(self.session, dict(zip(self.variables, arrays)))
         if saved and self.step_number < self.schedule.total_steps:
             phase, epoch, epoch_step = self.schedule.position(self.step_number)
             log.info("Continuing %s: %s epoch %d, step %d", saved.path, phase, epoch + 1, epoch_step)

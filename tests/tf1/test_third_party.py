@@ -86,7 +86,7 @@ def test_saver_checkpoints_give_the_moving_averages(tmp_path):
         update = average.apply(net.all_params)
         session.run(tf.compat.v1.global_variables_initializer())
         session.run(update)
-        checkpoints.load(
+        checkpoints.set_variables(
             session, {average.average(v): np.full(v.shape, 2, np.float32) for v in net.all_params}
         )
         prefix = tf.compat.v1.train.Saver().save(session, str(tmp_path / "model.ckpt"), 7)

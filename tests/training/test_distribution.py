@@ -62,9 +62,9 @@ def states(devices):
 
             first = {}
             for phase in (PRETRAIN, DISCRIMINATOR, ADVERSARIAL):
-                checkpoints.load(session, start)
+                checkpoints.set_variables(session, start)
                 first[phase] = step(phase, 0)
-            checkpoints.load(session, start)
+            checkpoints.set_variables(session, start)
             phases = [PRETRAIN, PRETRAIN, DISCRIMINATOR, ADVERSARIAL, ADVERSARIAL]
             return first, [step(phase, number) for number, phase in enumerate(phases)]
 

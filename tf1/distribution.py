@@ -175,8 +175,3 @@ def over_replicas(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 def mean_of_replicas(value: tf.Tensor) -> tf.Tensor:
     return sum_of_replicas(value) / tf.distribute.get_replica_context().num_replicas_in_sync
-
-
-def copies(variable) -> tuple:
-    """The variables of this host's replicas that are one variable to the program."""
-    return variable.values if isinstance(variable, tf.distribute.DistributedValues) else (variable,)

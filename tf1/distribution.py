@@ -39,9 +39,6 @@ class Cluster:
         """In all."""
         return self.strategy.num_replicas_in_sync
 
-    def session(self) -> tf.compat.v1.Session:
-        return tf.compat.v1.Session(self.target, config=self.config)
-
     def require_divisible(self, batch_size: int) -> None:
         if batch_size % self.replicas:
             raise UserError(
@@ -143,15 +140,14 @@ def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver | None:
 
 def sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
     """The sum of a tensor over all replicas, in a replica's context; its gradients are summed likewise."""
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
+    if num_replicas() == 1:
         return value
 
     def reduce(strategy, values):
         return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, [(values, values)])[0]
 
     # `context.all_reduce` has a gradient too, but in a graph stumbles over the other replicas' variables
-    reduced = tf.stop_gradient(context.merge_call(reduce, (value,)))
+    reduced = tf.stop_gradient(tf.distribute.get_replica_context().merge_call(reduce, (value,)))
     with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": "SumOfReplicas"}):
         return tf.identity_n([reduced, value])[0]
 
@@ -174,4 +170,4 @@ def over_replicas(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
 
 
 def mean_of_replicas(value: tf.Tensor) -> tf.Tensor:
-    return sum_of_replicas(value) / tf.distribute.get_replica_context().num_replicas_in_sync
+    return sum_of_replicas(value) / num_replicas()

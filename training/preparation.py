@@ -56,7 +56,8 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
 
         log.info("Building graph")
         g = new_graph(config, dtype, cluster)
-        with g.t_image.graph.as_default(), cluster.strategy.scope(), cluster.session() as sess:
+        session = tf.compat.v1.Session(cluster.target, g.t_image.graph, cluster.config)
+        with session as sess, cluster.strategy.scope():
             cluster.require_agreement(sess, {"settings": resume.numeric_settings(config), **facts})
             report = None
             if cluster.is_chief:

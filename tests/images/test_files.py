@@ -15,7 +15,7 @@ import tifffile
 from PIL import Image, ImageCms, PngImagePlugin
 
 from common.errors import UserError
-from images.files import ImageData, Source, check_fits, read_image, read_rgb, write_image, write_rgb
+from images.files import ImageData, Source, check_fits, read_rgb, write_image, write_rgb
 from images.listing import list_images
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -26,6 +26,10 @@ ROOT = Path(__file__).parents[2]
 def random_samples(dtype, *channels):
     rng = np.random.default_rng(0)
     return rng.integers(0, np.iinfo(dtype).max + 1, (*SIDES, *channels), dtype)
+
+
+def read_image(path):
+    return Source(path).read()
 
 
 def size_of(path):

@@ -29,7 +29,7 @@ from PIL import Image
 import vgg19
 from common.errors import UserError
 from common.settings import make_config
-from images.files import read_image, write_image
+from images.files import Source, write_image
 from model import layout
 from tf1 import checkpoints
 
@@ -111,7 +111,7 @@ def damaged(data: bytes, rng: random.Random) -> bytes:
 
 def read(path: Path, kind: str) -> None:
     if kind == "image":
-        write_image(path.with_name("written.tiff"), read_image(path))
+        write_image(path.with_name("written.tiff"), Source(path).read())
     elif kind == "checkpoint":
         checkpoints.read_network(path, "SRGAN_g", layout)
     elif kind == "vgg":

@@ -14,7 +14,7 @@ from test_upscaler import NETWORKS, write_weights
 
 from common.errors import UserError
 from common.files import atomic
-from images.files import ImageData, Source, read_image, write_image
+from images.files import ImageData, Source, write_image
 from upscaling import images as images_module
 from upscaling import jobs as jobs_module
 from upscaling.images import resize
@@ -52,6 +52,10 @@ def make_pngs(folder, count):
     for index in range(count):
         make_png(folder / f"{index}.png", seed=index)
     return [str(folder)]
+
+
+def read_image(path):
+    return Source(path).read()
 
 
 def names_in(folder):

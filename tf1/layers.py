@@ -14,8 +14,8 @@ import zlib
 import tensorflow as tf
 
 from tf1.convolutions import conv2d
-from tf1.distribution import mean_of_replicas, num_replicas
 from tf1.folding import BATCH_NORM_EPSILON
+from tf1.replicas import mean_of_replicas, num_replicas
 
 # Importing TensorLayer creates an eager tensor, which starts threads and takes a GPU's memory
 tf.compat.v1.disable_eager_execution()

@@ -6,13 +6,13 @@ import math
 
 import tensorflow as tf
 
-ON_GPU = bool(tf.config.list_physical_devices("GPU"))
+from tf1.runtime import has_gpu
 
 
 def conv2d(x: tf.Tensor, filters: tf.Tensor, stride: int, name: str | None = None) -> tf.Tensor:
     """A "SAME" convolution of [N, h, w, c_in] by [side, side, c_in, c_out], with or without known sizes."""
     side, _, _, c_out = filters.shape
-    if not ON_GPU and side % stride == 0 and _has_few_positions(x, stride, c_out):
+    if not has_gpu() and side % stride == 0 and _has_few_positions(x, stride, c_out):
         return _conv2d_of_few_positions(x, filters, stride)
     return tf.nn.conv2d(x, filters, stride, "SAME", name=name)
 

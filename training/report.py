@@ -75,7 +75,7 @@ class Report:
         if self._tensorboard:
             self._tensorboard.close()
 
-    def event(self, sentence: str) -> None:
+    def record(self, sentence: str) -> None:
         """A line in run.log, with the time."""
         with contextlib.suppress(OSError), open(self.folder / "run.log", "a", encoding="utf-8") as file:
             text = " ".join(sentence.split()).encode("utf-8", "replace").decode()
@@ -90,7 +90,7 @@ class Report:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             sentence = f"WARNING: {loss} ({reason}); training continues"
             log.info("%s", sentence)
-            self.event(sentence)
+            self.record(sentence)
 
     def samples(self, phase: str, epoch: int, step: int) -> dict[str, float]:
         """Writes LR | bicubic | SR | HR of the same patches each time; {'psnr_db': of the valid image}."""

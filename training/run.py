@@ -275,7 +275,7 @@ class Run:
     def _record(self, sentence: str) -> None:
         """In run.log alone."""
         if self.report:
-            self.report.event(sentence)
+            self.report.record(sentence)
 
     def _log_duration(self, seconds: float) -> None:
         """Logs the expected duration, once in each phase, after the warm-up."""

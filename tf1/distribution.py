@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from common.errors import UserError
 from tf1.replicas import sum_of_replicas
+from tf1.runtime import session_config
 
 
 @dataclass
@@ -94,12 +95,12 @@ class Cluster:
                 )
 
 
-def connect(settings, options: tf.compat.v1.ConfigProto) -> Cluster:
+def connect(settings) -> Cluster:
     """The cluster of `config.RUNTIME` and TF_CONFIG; waits for no other host.
 
-    Call it before anything else uses TensorFlow. `options` are those of sessions.
+    Call it before anything else uses TensorFlow.
     """
-    resolver = _resolver()
+    resolver, options = _resolver(), session_config(settings)
     gpus = tf.config.list_physical_devices("GPU")
     if resolver is None:
         if gpus and settings.devices > len(gpus):

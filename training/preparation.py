@@ -32,7 +32,7 @@ log = logging.getLogger("srgan")
 def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: bool) -> Iterator[Run]:
     """A run with its graph, session and data, continued or new. Refusals that are quick come first."""
     require_memory(config.TRAIN, config.MODEL.generator)
-    cluster = distribution.connect(config.RUNTIME, runtime.session_config(config.RUNTIME))
+    cluster = distribution.connect(config.RUNTIME)
     cluster.require_divisible(config.TRAIN.batch_size)
     if cluster.is_chief:
         require_writable(folder, "--checkpoint-dir")

@@ -20,7 +20,7 @@ from test_run import assert_same_bits, batch, fed, log_lines, no_plots, run_trai
 
 from common.errors import UserError
 from images import bicubic
-from tf1 import checkpoints, distribution, runtime
+from tf1 import checkpoints, distribution
 from training.dataset import Dataset
 from training.graph import build
 from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN
@@ -39,7 +39,7 @@ EVERYTHING = (
 def states(devices):
     """{phase: losses and all variables after its first step}; the same after steps of all phases."""
     cfg = tiny(*EVERYTHING, f"RUNTIME.devices={devices}")
-    cluster = distribution.connect(cfg.RUNTIME, runtime.session_config(cfg.RUNTIME))
+    cluster = distribution.connect(cfg.RUNTIME)
     with tf.Graph().as_default(), cluster.strategy.scope():
         tf.compat.v1.set_random_seed(0)
         graph = cluster.build(lambda: build(cfg, tf.float32))
@@ -146,7 +146,7 @@ def test_a_wrong_tf_config_is_refused(monkeypatch, text, sentence):
     monkeypatch.setenv("TF_CONFIG", text)
     cfg = tiny()
     with pytest.raises(UserError, match=sentence):
-        distribution.connect(cfg.RUNTIME, runtime.session_config(cfg.RUNTIME))
+        distribution.connect(cfg.RUNTIME)
 
 
 def test_a_host_with_other_settings_or_images_is_named(session):

@@ -232,12 +232,12 @@ class Network:
     """The tensors, layers and variables of a network, in graph order."""
 
     def __init__(self, inputs: tf.Tensor):
-        self.outputs = inputs
+        self.inputs = self.outputs = inputs
         self.all_layers: list[tl.layers.Layer] = []
         self.all_params: list[tf.Variable] = []
         self.norms: dict[str, str] = {}  # scope of a batch norm, built or folded -> of its convolution
         self.tensors: dict[str, tf.Tensor] = {}  # layer name -> its output
-        # layer name -> px of the input to each side that its output sees, layers taken as one chain
+        # layer name -> px of `inputs` to each side that its output sees, layers taken as one chain
         self.reach: dict[str, float] = {}
         self._reach, self._scale = 0.0, 1
 

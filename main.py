@@ -28,10 +28,7 @@ from config import RECIPES
 log = logging.getLogger("srgan")
 
 OUTPUT_FORMATS = ("png", "jpg", "webp", "bmp", "tiff")
-EXPORT_FORMATS = (
-    *("savedmodel", "onnx", "tflite", "ncnn", "tensorlayer"),
-    "all",  # but tensorlayer
-)
+EXPORT_FORMATS = ("savedmodel", "onnx", "tflite", "ncnn", "tensorlayer", "all")  # all but tensorlayer
 ENGINES = ("tensorflow", "ncnn", "ncnn-vulkan")
 USED_SETTINGS = {  # sections of config.py, by the mode
     "srgan": ("TRAIN", "VALID", "MODEL", "LOSS", "VGG", "RUNTIME"),
@@ -97,36 +94,28 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.set_defaults(engine="tensorflow")
     add = parser.add_argument
-    add("--checkpoint-dir", type=user_path, metavar="DIR", help="a run's files; default: checkpoint")
+    folder = {"type": user_path, "metavar": "DIR"}
+    repeated = {"action": "append", "default": []}
+    add("--checkpoint-dir", **folder, help="a run's files; default: checkpoint")
     if mode in ("srgan", "evaluate", "benchmark"):
-        where = {"type": user_path, "metavar": "DIR", "default": Path("samples")}
-        add("--samples-dir", **where, help="where images are written; default: samples")
+        samples_help = "where images are written; default: samples"
+        add("--samples-dir", **folder, default=Path("samples"), help=samples_help)
     add("--recipe", help=f"settings by name: {', '.join(RECIPES)}; default: the first")
     add("--config", metavar="FILE", help="settings as JSON, such as checkpoint/config.json")
-    add(
-        *("--set",),
-        **{"action": "append", "default": [], "metavar": "KEY=VALUE", "dest": "settings"},
-        help="changes a setting of config.py, as in TRAIN.batch_size=4; may be repeated",
-    )
+    set_help = "changes a setting of config.py, as in TRAIN.batch_size=4; may be repeated"
+    add("--set", **repeated, dest="settings", metavar="KEY=VALUE", help=set_help)
     if mode == "srgan":
         add("--restart", action="store_true", help="start again and archive the old run")
         return parser.parse_args(argv)
-    add(
-        "--weights",
-        type=os.path.expanduser,
-        metavar="NPZ",
-        help="a file, or shipped: srgan, srresnet, photo ...",
-    )
+    weights_help = "a file, or shipped: srgan, srresnet, photo ..."
+    add("--weights", type=os.path.expanduser, metavar="NPZ", help=weights_help)
     if mode != "export":
         add("--engine", choices=ENGINES, help="what computes; ncnn starts faster")
     if mode == "page":
         add("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
         add("--port", type=port, metavar="PORT", default=7860, help="0: a free one")
         return parser.parse_args(argv)
-    add(
-        "--blend", type=blended, action="append", default=[], metavar="NPZ=SHARE", help="mix in other weights"
-    )
-    folder = {"type": user_path, "metavar": "DIR"}
+    add("--blend", **repeated, type=blended, metavar="NPZ=SHARE", help="mix in other weights")
     if mode == "export":
         add("--format", choices=EXPORT_FORMATS, required=True)
         add("--output", **folder, required=True)

@@ -28,7 +28,7 @@ TRUNK = "add3"  # the sum that ends the layers at LR resolution
 LEAK = 0.2  # slope of the discriminator's leaky ReLU (Ledig et al. 2017, section 2.1)
 
 
-def layout(network: str, arguments: dict | None = None) -> tuple[dict, dict[str, tuple]]:
+def layout(network: str, arguments: dict | None = None, patch_px: int = 384) -> tuple[dict, dict[str, tuple]]:
     """Arguments and {variable: shape}, in graph order, of SRGAN_g or SRGAN_d; config.py's by default."""
     with tf.Graph().as_default():
         if network == "SRGAN_g":
@@ -36,7 +36,7 @@ def layout(network: str, arguments: dict | None = None) -> tuple[dict, dict[str,
             net = SRGAN_g(tf.zeros([1, 96, 96, 3]), **arguments)
         else:
             arguments = arguments or DISCRIMINATOR
-            net, _ = SRGAN_d(tf.zeros([1, 384, 384, 3]), **arguments)
+            net, _ = SRGAN_d(tf.zeros([1, patch_px, patch_px, 3]), **arguments)
         return dict(arguments), {param.op.name: tuple(param.shape) for param in net.all_params}
 
 

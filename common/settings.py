@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from easydict import EasyDict as edict
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from common.errors import UserError
 from common.files import atomic
 from config import RECIPES, config
 
-PATHS = ("hr_img_path", "lr_img_path", "init_weights", "init_weights_d", "VGG.weights")  # ends of keys
 MAX_FILE_BYTES = 2**20  # of a JSON file of settings
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -26,6 +25,8 @@ Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]  # an average that never moves is none
 Name = Annotated[str, Field(min_length=1)]
+UserPath = Annotated[Name, AfterValidator(os.path.expanduser)]
+OptionalPath = Annotated[str, AfterValidator(os.path.expanduser)]  # "" for none
 
 
 def _tuples(value: Any) -> Any:
@@ -44,7 +45,7 @@ class Section(BaseModel):
 
 
 class Train(Section):
-    hr_img_path: Name
+    hr_img_path: UserPath
     max_bad_images: Fraction
     hr_patch_size: Annotated[int, Field(ge=16, le=2**13)]
     augment: bool
@@ -64,16 +65,16 @@ class Train(Section):
     decay_every: Count
     ema_decay: BelowOne
     init: Literal["normal", "fan_in"]
-    init_weights: str
-    init_weights_d: str
+    init_weights: OptionalPath
+    init_weights_d: OptionalPath
     save_every: Positive
     save_minutes: Number
     keep_weights: Count
 
 
 class Valid(Section):
-    hr_img_path: Name
-    lr_img_path: str
+    hr_img_path: UserPath
+    lr_img_path: OptionalPath
     imid: Count
 
 
@@ -108,7 +109,7 @@ class Loss(Section):
 
 
 class Vgg(Section):
-    weights: Name
+    weights: UserPath
     on_missing: Literal["stop", "random"]
     layer: Name
     before_relu: bool
@@ -167,9 +168,6 @@ def load_settings(recipe: str | None = None, file: str | None = None, settings=(
     px, scale = tree["TRAIN"]["hr_patch_size"], tree["MODEL"]["generator"]["scale"]
     if px % scale:
         raise UserError(f"TRAIN.hr_patch_size must be a multiple of the scale {scale}, not {px}")
-    for key, value in list(flatten(tree)):
-        if key.endswith(PATHS):
-            _set(tree, key, os.path.expanduser(value))
     return recipe, edict(tree)
 
 

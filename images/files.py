@@ -59,7 +59,6 @@ _KEPT_FIELDS = (
     *("image-description", "resolution-unit"),
 )
 _GVALUES = {bytes: pyvips.GValue.blob_type, str: pyvips.GValue.gstr_type}
-_OLD_SIZE_FIELDS = ("exif-ifd0-ImageWidth", "exif-ifd0-ImageLength")
 # Descriptions in which ImageJ, tifffile and microscopes store the layout: wrong for another size
 _LAYOUT_DESCRIPTIONS = ("ImageJ=", "{", "<?xml", "<OME")
 # PNG colour chunks that libvips drops; the gamma and the primaries of sRGB may be lost
@@ -124,8 +123,7 @@ class Source:
     def read(self, with_metadata: bool = True) -> ImageData:
         """Decode the first frame, turned as EXIF says; 16 bits and floats in [0, 1] give uint16."""
         with _reading(self.path):
-            decoded = self._vips or _decode_by_pillow(self.path)
-            image = decoded
+            image = decoded = self._vips or _decode_by_pillow(self.path)
             if image.interpretation in ("cmyk", "lab", "labs", "labq", "xyz", "lch"):  # by its own profile
                 image = image.colourspace("srgb" if image.format == "uchar" else "rgb16")
             samples = np.atleast_3d(_to_integers(image.autorot()))
@@ -154,11 +152,6 @@ class Source:
             chunks &= {"cICP"}  # the profile, which is kept, overrides the others
         if chunks:
             log.warning("%s: colour chunks that are not kept: %s", self.path, ", ".join(sorted(chunks)))
-
-
-def read_image(path: str | os.PathLike) -> ImageData:
-    """An image file, decoded, with its metadata."""
-    return Source(path).read()
 
 
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
@@ -300,7 +293,7 @@ def _to_vips(data: ImageData, kind: str, path: Path) -> pyvips.Image:
         colours = b"GRAY" if is_gray and kind != "WEBP" else b"RGB "  # WebP stores gray as RGB
         if name != "icc-profile-data" or value[16:20] == colours:
             image.set_type(_GVALUES[type(value)], name, value)
-    for name in _OLD_SIZE_FIELDS:
+    for name in ("exif-ifd0-ImageWidth", "exif-ifd0-ImageLength"):  # the source's
         image.remove(name)
     image.set_type(pyvips.GValue.gint_type, "orientation", 1)
     return image

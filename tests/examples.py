@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from common.settings import make_config
+from images.files import ImageData, Source
 from model import SRGAN_g
 from tf1 import checkpoints
 
@@ -18,6 +19,10 @@ SCALED = {f"x{scale}": {**NETWORKS["tensorlayer"], "scale": scale} for scale in 
 def random_image(height, width, seed=0, dtype=np.uint8):
     most = np.iinfo(dtype).max
     return np.random.default_rng(seed).integers(0, most + 1, (height, width, 3), dtype)
+
+
+def read_image(path) -> ImageData:
+    return Source(path).read()
 
 
 def weights(arguments=NETWORKS["tensorlayer"], seed=0):

@@ -6,11 +6,13 @@ fault of a file is a UserError. Files of arrays are read without TensorFlow.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +50,14 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> No
 
 def read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
     """The arrays (float16 ones as float32) and the meta of a checkpoint."""
-    return _read(path, lambda file: _contents(file, path, with_arrays=True))
+    with _opened(path) as file:
+        return _contents(file, path)
 
 
 def read_meta(path: str | Path) -> dict:
     """The meta alone, without reading the arrays."""
-    return _read(path, lambda file: _contents(file, path, with_arrays=False))[1]
+    with _opened(path) as file:
+        return _meta(file, path)
 
 
 def read_network(path: str | Path, network: str, layout) -> tuple[dict[str, np.ndarray], dict]:
@@ -66,13 +70,16 @@ def read_network(path: str | Path, network: str, layout) -> tuple[dict[str, np.n
     if third_party.is_saver(path):
         arrays, meta = third_party.read_saver(path, network), _meta_of_others(network, layout(network)[0])
         log.info("%s is a Saver checkpoint: taking %d arrays of %s", path, len(arrays), network)
-    elif _is_list(path):
-        arguments, shapes = layout(network)
-        arrays = _read(path, lambda file: third_party.named_list(path, file, shapes))
-        meta = _meta_of_others(network, arguments)
-        log.info("%s is a list of TensorLayer 1.x: taking its %d arrays for %s", path, len(arrays), network)
     else:
-        arrays, meta = read_npz(path)
+        with _opened(path) as file:
+            if file.namelist() == [third_party.LIST_MEMBER]:
+                arguments, shapes = layout(network)
+                arrays = third_party.named_list(path, file, shapes)
+                meta = _meta_of_others(network, arguments)
+                kind = "a list of TensorLayer 1.x"
+                log.info("%s is %s: taking its %d arrays for %s", path, kind, len(arrays), network)
+            else:
+                arrays, meta = _contents(file, path)
     if meta.get("network") != network:
         found = meta.get("network") or "a training state"
         raise UserError(f"{path} holds {found}, not the network {network}")
@@ -93,14 +100,6 @@ def _meta_of_others(network: str, arguments: dict) -> dict:
     return {"network": network, "arguments": arguments, "recipe": "tensorlayer", "step": 0}
 
 
-def _is_list(path: str | Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.namelist() == [third_party.LIST_MEMBER]
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return False  # it is refused when it is read
-
-
 def require_same_arguments(path: str | Path, arguments: dict, expected: dict) -> None:
     """UserError that names each argument of a network that is not as expected."""
     expected = json.loads(json.dumps(expected))  # tuples are lists in the file
@@ -113,12 +112,13 @@ def require_same_arguments(path: str | Path, arguments: dict, expected: dict) ->
         raise UserError(f"{path} holds another network: {'; '.join(listed)}")
 
 
-def _read(path: str | Path, contents):
-    """contents(zip file); any fault of the file is a UserError."""
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    """An npz file as a zip file; any fault of it is a UserError."""
     try:
         with zipfile.ZipFile(path) as file:
             require_plain(file, path)
-            return contents(file)
+            yield file
     except UserError:
         raise
     except FileNotFoundError:
@@ -130,11 +130,9 @@ def _read(path: str | Path, contents):
         raise UserError(f"{path} is damaged or not a checkpoint: {reason}") from None
 
 
-def _contents(file: zipfile.ZipFile, path: str | Path, with_arrays: bool) -> tuple[dict, dict]:
-    if f"{META_KEY}.npy" not in file.namelist():
-        raise UserError(f"{path} is not a checkpoint of this program: it has no {META_KEY}")
+def _contents(file: zipfile.ZipFile, path: str | Path) -> tuple[dict, dict]:
     meta = _meta(file, path)
-    names = [name for name in file.namelist() if name != f"{META_KEY}.npy"] if with_arrays else []
+    names = [name for name in file.namelist() if name != f"{META_KEY}.npy"]
     return {name.removesuffix(".npy"): read_array(file, name) for name in names}, meta
 
 
@@ -149,6 +147,8 @@ def require_plain(file: zipfile.ZipFile, path: str | Path) -> None:
 
 
 def _meta(file: zipfile.ZipFile, path: str | Path) -> dict:
+    if f"{META_KEY}.npy" not in file.namelist():
+        raise UserError(f"{path} is not a checkpoint of this program: it has no {META_KEY}")
     meta = json.loads(str(read_array(file, f"{META_KEY}.npy", kinds="U")))
     if not isinstance(meta, dict):
         raise UserError(f"{path} is not a checkpoint of this program: its {META_KEY} is no table")
@@ -163,11 +163,7 @@ def read_array(file: zipfile.ZipFile, name: str, kinds: str = "biuf") -> np.ndar
     if kinds == "U" and size > MAX_META_BYTES:
         raise ValueError(f"{name} has {size} bytes")
     with file.open(name) as member:
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[np.lib.format.read_magic(member)]
-        shape, is_fortran, dtype = read_header(member)
+        shape, is_fortran, dtype = third_party.read_header(member)
         if dtype.kind not in kinds or dtype.itemsize * math.prod(shape) != size - member.tell():
             raise ValueError(f"{name} is {dtype} {shape} in {size} bytes")
         array = np.frombuffer(member.read(), dtype)
@@ -177,16 +173,13 @@ def read_array(file: zipfile.ZipFile, name: str, kinds: str = "biuf") -> np.ndar
 
 def fetch(session, variables) -> dict[str, np.ndarray]:
     """{variable's name: its value}."""
-    from tf1.distribution import copies  # imports TensorFlow
-
-    names = [variable.op.name for variable in variables]
-    return dict(zip(names, session.run([copies(variable)[0] for variable in variables])))
+    return session.run({variable.op.name: _copies(variable)[0] for variable in variables})
 
 
 def assign(session, variables, arrays: dict, source: str | Path) -> None:
     """Sets every variable to the array of its name, none left over; `source` names the file in errors."""
     require_shapes(arrays, {variable.op.name: tuple(variable.shape) for variable in variables}, source)
-    load(session, {variable: arrays[variable.op.name] for variable in variables})
+    set_variables(session, {variable: arrays[variable.op.name] for variable in variables})
 
 
 def require_shapes(arrays: dict, shapes: dict[str, tuple], source: str | Path) -> None:
@@ -202,15 +195,18 @@ def require_shapes(arrays: dict, shapes: dict[str, tuple], source: str | Path) -
         raise UserError(f"{source} does not fit this network: it has {name} too")
 
 
-def load(session, values: dict) -> None:
+def set_variables(session, values: dict) -> None:
     """Sets variables through their initialisers, which adds nothing to the graph."""
-    from tf1.distribution import copies  # imports TensorFlow
-
-    pairs = [(copy.initializer, value) for variable, value in values.items() for copy in copies(variable)]
+    pairs = [(copy.initializer, value) for variable, value in values.items() for copy in _copies(variable)]
     session.run(
         [initializer for initializer, _ in pairs],
         {initializer.inputs[1]: value for initializer, value in pairs},
     )
+
+
+def _copies(variable) -> tuple:
+    """The variables of this host's replicas that are one variable to the program."""
+    return getattr(variable, "values", (variable,))
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:

@@ -6,13 +6,16 @@ import math
 
 import tensorflow as tf
 
-ON_GPU = bool(tf.config.list_physical_devices("GPU"))
+from tf1.runtime import has_gpu
 
 
 def conv2d(x: tf.Tensor, filters: tf.Tensor, stride: int, name: str | None = None) -> tf.Tensor:
     """A "SAME" convolution of [N, h, w, c_in] by [side, side, c_in, c_out], with or without known sizes."""
     side, _, _, c_out = filters.shape
-    if not ON_GPU and side % stride == 0 and _has_few_positions(x, stride, c_out):
+    has_sizes = x.shape[1:3].is_fully_defined()
+    # in a batch of 16, fewer positions than filters
+    has_few_positions = has_sizes and 16 * math.prod(_output_sizes(x, stride)) < c_out
+    if has_few_positions and side % stride == 0 and not has_gpu():
         return _conv2d_of_few_positions(x, filters, stride)
     return tf.nn.conv2d(x, filters, stride, "SAME", name=name)
 
@@ -20,11 +23,6 @@ def conv2d(x: tf.Tensor, filters: tf.Tensor, stride: int, name: str | None = Non
 def _output_sizes(x: tf.Tensor, stride: int) -> list[int]:
     """Height and width of a "SAME" convolution's output."""
     return [-(-length // stride) for length in x.shape[1:3]]
-
-
-def _has_few_positions(x: tf.Tensor, stride: int, filters: int) -> bool:
-    """Whether a convolution's output has, in a batch of 16, fewer positions than filters."""
-    return x.shape[1:3].is_fully_defined() and 16 * math.prod(_output_sizes(x, stride)) < filters
 
 
 @tf.custom_gradient

@@ -1,7 +1,6 @@
 """Devices and hosts that train one model together, through tf.distribute; a single one is its default.
 
-Each replica computes on its share of the global batch. Gradients, batch-norm statistics and losses are
-reduced over all of them, so that the numbers are those of one device, to rounding.
+Each replica computes on its share of the global batch; tf1/replicas.py reduces what they compute.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from common.errors import UserError
+from tf1.replicas import sum_of_replicas
+from tf1.runtime import session_config
 
 
 @dataclass
@@ -38,9 +39,6 @@ class Cluster:
     def replicas(self) -> int:
         """In all."""
         return self.strategy.num_replicas_in_sync
-
-    def session(self) -> tf.compat.v1.Session:
-        return tf.compat.v1.Session(self.target, config=self.config)
 
     def require_divisible(self, batch_size: int) -> None:
         if batch_size % self.replicas:
@@ -97,12 +95,12 @@ class Cluster:
                 )
 
 
-def connect(settings, options: tf.compat.v1.ConfigProto) -> Cluster:
+def connect(settings) -> Cluster:
     """The cluster of `config.RUNTIME` and TF_CONFIG; waits for no other host.
 
-    Call it before anything else uses TensorFlow. `options` are those of sessions.
+    Call it before anything else uses TensorFlow.
     """
-    resolver = _resolver()
+    resolver, options = _resolver(), session_config(settings)
     gpus = tf.config.list_physical_devices("GPU")
     if resolver is None:
         if gpus and settings.devices > len(gpus):
@@ -139,44 +137,3 @@ def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver | None:
         return resolver
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"TF_CONFIG cannot be understood: {error}") from None
-
-
-def sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
-    """The sum of a tensor over all replicas, in a replica's context; its gradients are summed likewise."""
-    context = tf.distribute.get_replica_context()
-    if context.num_replicas_in_sync == 1:
-        return value
-
-    def reduce(strategy, values):
-        return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, [(values, values)])[0]
-
-    # `context.all_reduce` has a gradient too, but in a graph stumbles over the other replicas' variables
-    reduced = tf.stop_gradient(context.merge_call(reduce, (value,)))
-    with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": "SumOfReplicas"}):
-        return tf.identity_n([reduced, value])[0]
-
-
-@tf.RegisterGradient("SumOfReplicas")
-def _gradient_of_sum(_, gradient: tf.Tensor, __):
-    return None, sum_of_replicas(gradient)
-
-
-def num_replicas() -> int:
-    return tf.distribute.get_strategy().num_replicas_in_sync
-
-
-def over_replicas(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """The means of scalars over all replicas, reduced together."""
-    if num_replicas() == 1:
-        return values
-    means = mean_of_replicas(tf.stack(list(values.values())))
-    return dict(zip(values, tf.unstack(means, len(values))))
-
-
-def mean_of_replicas(value: tf.Tensor) -> tf.Tensor:
-    return sum_of_replicas(value) / tf.distribute.get_replica_context().num_replicas_in_sync
-
-
-def copies(variable) -> tuple:
-    """The variables of this host's replicas that are one variable to the program."""
-    return variable.values if isinstance(variable, tf.distribute.DistributedValues) else (variable,)

@@ -14,8 +14,8 @@ import zlib
 import tensorflow as tf
 
 from tf1.convolutions import conv2d
-from tf1.distribution import mean_of_replicas, num_replicas
 from tf1.folding import BATCH_NORM_EPSILON
+from tf1.replicas import mean_of_replicas, num_replicas
 
 # Importing TensorLayer creates an eager tensor, which starts threads and takes a GPU's memory
 tf.compat.v1.disable_eager_execution()
@@ -109,12 +109,9 @@ class Conv2d(ScopedLayer, tl.layers.Conv2d):
         self.trainable = trainable
 
     def forward(self, inputs):
-        return self._convolve(inputs, self.W, self.b if self.b_init else None)
-
-    def _convolve(self, inputs, filters, biases):
-        outputs = conv2d(inputs, tf.cast(filters, inputs.dtype), self.strides[0], name=self.name)
-        if biases is not None:
-            outputs = tf.nn.bias_add(outputs, tf.cast(biases, inputs.dtype))
+        outputs = conv2d(inputs, tf.cast(self.W, inputs.dtype), self.strides[0], name=self.name)
+        if self.b_init:
+            outputs = tf.nn.bias_add(outputs, tf.cast(self.b, inputs.dtype))
         return self.act(outputs) if self.act else outputs
 
 
@@ -166,9 +163,9 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
     def forward(self, inputs):
         if not self.is_train:
             # not the fused operation: after a convolution it makes oneDNN ten times slower without AVX-512
-            outputs = self._normalise(tf.cast(inputs, tf.float32), self.moving_mean, self.moving_var)
+            outputs = self._normalise(inputs, self.moving_mean, self.moving_var)
         elif num_replicas() > 1:
-            outputs = self._normalise_over_replicas(tf.cast(inputs, tf.float32))
+            outputs = self._normalise(inputs, *self._moments_over_replicas(tf.cast(inputs, tf.float32)))
         else:
             empty = tf.zeros([0])
             outputs, self._batch_mean, self._batch_var, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -182,20 +179,18 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
         outputs = tf.cast(outputs, inputs.dtype)
         return self.act(outputs) if self.act else outputs
 
-    def _normalise(self, values, mean, variance):
+    def _normalise(self, inputs, mean, variance):
+        values = tf.cast(inputs, tf.float32)
         return tf.nn.batch_normalization(values, mean, variance, self.beta, self.gamma, self.epsilon)
 
-    def _normalise_over_replicas(self, values):
+    def _moments_over_replicas(self, values):
         mean, variance = tf.nn.moments(values, [0, 1, 2])
         mean, square = tf.unstack(mean_of_replicas(tf.stack([mean, variance + mean**2])))
         variance = tf.nn.relu(square - mean**2)
-        outputs = self._normalise(values, mean, variance)
         count = tf.cast(tf.size(values[..., 0]), tf.float32) * num_replicas()
-        self._batch_mean, self._batch_var = (
-            mean,
-            variance * count / (count - 1),
-        )  # unbiased, like the fused operation's
-        return outputs
+        self._batch_mean = mean
+        self._batch_var = variance * count / (count - 1)  # unbiased, like the fused operation's
+        return mean, variance
 
     def moving_average_updates(self, finite: tf.Tensor) -> list[tf.Operation]:
         assert self.is_train, "moving averages move in training only"
@@ -206,12 +201,6 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
 
 class PRelu(ScopedLayer):
     """max(x, 0) + alpha * min(x, 0), one alpha per channel (He et al. 2015: alpha starts at 0.25)."""
-
-    def __init__(self, name=None):
-        super().__init__(name=name)
-
-    def __repr__(self):
-        return f"PRelu(name='{self.name}')"
 
     def build(self, inputs_shape):
         self.alpha = self._get_weights("alpha", shape=(inputs_shape[-1],), init=Constant(0.25))

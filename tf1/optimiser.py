@@ -6,8 +6,8 @@ import re
 
 import tensorflow as tf
 
-from tf1.distribution import num_replicas, sum_of_replicas
 from tf1.layers import Network
+from tf1.replicas import num_replicas, sum_of_replicas
 
 
 def minimise(

@@ -15,21 +15,17 @@ log = logging.getLogger("srgan")
 
 GPU_DRIVER = Path("/proc/driver/nvidia/version")
 GRACE_S = 20  # schedulers kill 30 s after they ask
-PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 def session_config(settings) -> tf.compat.v1.ConfigProto:
     """Options from `config.RUNTIME`. GPU memory is taken as needed, not at once."""
-    options = tf.compat.v1.ConfigProto(
-        allow_soft_placement=True,
-        intra_op_parallelism_threads=settings.intra_op_threads,
-    )
+    options = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+    options.intra_op_parallelism_threads = settings.intra_op_threads
     options.gpu_options.allow_growth = True
     if settings.devices and not has_gpu():  # parts of the CPU, to try what several devices do
         options.device_count["CPU"] = settings.devices
     if settings.xla:
-        level = tf.compat.v1.OptimizerOptions.ON_1
-        options.graph_options.optimizer_options.global_jit_level = level
+        options.graph_options.optimizer_options.global_jit_level = tf.compat.v1.OptimizerOptions.ON_1
     return options
 
 
@@ -57,7 +53,6 @@ def allow_reduced_precision(options: tf.compat.v1.ConfigProto, dtype: tf.DType) 
 
 def compute_dtype(precision: str) -> tf.DType:
     """The dtype of convolutions: 'auto' is bfloat16 where the hardware multiplies it, else float32."""
-    assert precision in PRECISIONS, precision
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16() else "float32"
     return tf.as_dtype(precision)

@@ -39,12 +39,14 @@ class ArrayUnpickler(pickle.Unpickler):
 
 def read_pickled(file):
     """The objects of an npy file."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        np.lib.format.read_array_header_1_0(file)
-    else:
-        np.lib.format.read_array_header_2_0(file)
+    read_header(file)
     return ArrayUnpickler(file, encoding="latin1").load()
+
+
+def read_header(file) -> tuple[tuple, bool, np.dtype]:
+    """(shape, whether in Fortran's order, dtype) of an npy file."""
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    return readers[np.lib.format.read_magic(file)](file)
 
 
 def named_list(path: str | Path, file: zipfile.ZipFile, shapes: dict[str, tuple]) -> dict[str, np.ndarray]:

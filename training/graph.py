@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import tensorflow as tf
 
 from model import SRGAN_d, SRGAN_g
-from tf1.distribution import over_replicas
 from tf1.layers import tl
 from tf1.optimiser import MovingAverage, minimise
+from tf1.replicas import over_replicas
 from training.losses import excess_loss, means_loss
 from vgg19 import Vgg19_simple_api
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -31,10 +30,10 @@ log = logging.getLogger("srgan")
 
 @contextlib.contextmanager
 def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: bool) -> Iterator[Run]:
-    """A run with its graph, session and data, continued or new. Refusals that are quick come first."""
+    """A run with its graph, session and data, continued or new. Missing VGG19 weights leave no folder behind."""
     require_memory(config.TRAIN, config.MODEL.generator)
     vgg_weights, features = vgg_features(config)
-    cluster = distribution.connect(config.RUNTIME, runtime.session_config(config.RUNTIME))
+    cluster = distribution.connect(config.RUNTIME)
     cluster.require_divisible(config.TRAIN.batch_size)
     if cluster.is_chief:
         require_writable(folder, "--checkpoint-dir")
@@ -43,7 +42,7 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
         saved = resume.find_saved(folder) if cluster.is_chief and not restart else None
         if saved:
             resume.require_same_settings(saved, config)
-        start_weights = {} if saved else init_weights(config)
+        weights = {} if saved else init_weights(config)
         scale, dtype = config.MODEL.generator.scale, runtime.compute_dtype(config.RUNTIME.precision)
         log.info("Loading training images")
         data = training_data(config.TRAIN, scale, skip=(folder, samples_dir))
@@ -56,30 +55,31 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
 
         log.info("Building graph")
         g = new_graph(config, dtype, cluster)
-        with g.t_image.graph.as_default(), cluster.strategy.scope(), cluster.session() as sess:
+        session = tf.compat.v1.Session(cluster.target, g.t_image.graph, cluster.config)
+        with session as sess, cluster.strategy.scope():
             cluster.require_agreement(sess, {"settings": resume.numeric_settings(config), **facts})
             report = None
             if cluster.is_chief:
                 if restart:  # only now, when nothing is left that could refuse the new run
                     resume.archive(folder)
-                step = saved.meta["step"] if saved else 0
-                upscale = functools.partial(run_test_generator, sess, g)
-                report = Report(folder, samples_dir, step, upscale, data.fixed_patches, valid)
+                report = Report(
+                    *(folder, samples_dir, saved.meta["step"] if saved else 0),
+                    upscale=lambda lr: sess.run(g.sr_test, {g.t_test_image: lr}),
+                    fixed_patches=data.fixed_patches,
+                    valid=valid,
+                )
                 log_config(folder / "config.json", config, recipe)
             meta = {"recipe": recipe, "config": config, "facts": facts}
             run = Run(g, sess, data, report, schedule, cluster, folder=folder, meta=meta)
             # Weights: random; then VGG19's and TRAIN.init_weights; then the saved state
             sess.run(tf.compat.v1.global_variables_initializer())
-            assign_weights(sess, g, vgg_weights, start_weights, config.TRAIN)
+            variables = {variable.op.name: variable for variable in tf.compat.v1.global_variables()}
+            weights |= vgg_weights
+            checkpoints.set_variables(sess, {variables[name]: weights[name] for name in weights})
+            sess.run(g.reset_average)
             run.restore(saved)
-            run.say_start()
             with run:
                 yield run
-
-
-def run_test_generator(sess: tf.compat.v1.Session, g, lr: np.ndarray) -> np.ndarray:
-    """uint8 LR [N, h, w, 3] -> SR, by the weights for use."""
-    return sess.run(g.sr_test, {g.t_test_image: lr})
 
 
 def new_graph(config, dtype: tf.DType, cluster: distribution.Cluster):
@@ -116,57 +116,39 @@ def init_weights(config) -> dict[str, np.ndarray]:
 
     Of a generator of another scale those that fit: the trunk, and what else has the same shape.
     """
-    path, path_d = config.TRAIN.init_weights, config.TRAIN.init_weights_d
-    named = [("SRGAN_g", path, config.MODEL.generator)]
-    if config.TRAIN.n_epoch:
-        named.append(("SRGAN_d", path_d, config.MODEL.discriminator))
-    start = {}
-    for network, path, arguments in named:
-        if path:
-            arrays, meta = checkpoints.read_network(path, network, layout)
-            scale = meta["arguments"].pop("scale", None)
-            checkpoints.require_same_arguments(path, meta["arguments"], arguments)
-            log.info("%s starts from %s", network, path)
-            if network == "SRGAN_g":
-                _, shapes = layout(network, arguments)
-                if scale == arguments.scale:
-                    checkpoints.require_shapes(arrays, shapes, path)
-                else:
-                    fit = {name: array for name, array in arrays.items() if array.shape == shapes.get(name)}
-                    log.info("  which is of scale %d: %d of its %d arrays fit", scale, len(fit), len(arrays))
-                    arrays = fit
-            start.update(arrays)
-    return start
+    train, model, weights = config.TRAIN, config.MODEL, {}
+    for network, path, arguments in (
+        ("SRGAN_g", train.init_weights, model.generator),
+        ("SRGAN_d", train.init_weights_d if train.n_epoch else "", model.discriminator),
+    ):
+        if not path:
+            continue
+        arrays, meta = checkpoints.read_network(path, network, layout)
+        scale = meta["arguments"].pop("scale", None)
+        checkpoints.require_same_arguments(path, meta["arguments"], arguments)
+        log.info("%s starts from %s", network, path)
+        _, shapes = layout(network, arguments, train.hr_patch_size)
+        if scale == arguments.get("scale"):
+            checkpoints.require_shapes(arrays, shapes, path)
+            weights |= arrays
+        else:
+            fit = {name: array for name, array in arrays.items() if array.shape == shapes.get(name)}
+            log.info("  which is of scale %d: %d of its %d arrays fit", scale, len(fit), len(arrays))
+            weights |= fit
+    return weights
 
 
 def training_data(train, scale: int, skip: Collection[Path]) -> Dataset:
     """The images of config.TRAIN; skip: subfolders to ignore."""
-    names = ("augment", "exposures", "degradation", "max_bad_images")
-    processes = min(12, usable_cores() * 3 // 4) if runtime.has_gpu() else 0
+    names = ("batch_size", "seed", "augment", "exposures", "degradation", "max_bad_images")
     return Dataset(
         train.hr_img_path,
         patch_size=train.hr_patch_size,
         scale=scale,
-        batch_size=train.batch_size,
-        seed=train.seed,
         **{name: train[name] for name in names},
         skip=skip,
-        processes=processes,
+        processes=min(12, usable_cores() * 3 // 4) if runtime.has_gpu() else 0,
     )
-
-
-def assign_weights(session, g, vgg_weights: dict, start_weights: dict, train) -> None:
-    """Gives VGG19 and, at the start of a run, the networks their weights; the averages start from G's."""
-    if vgg_weights:
-        checkpoints.assign(session, g.net_vgg.all_params, vgg_weights, "the VGG19 file")
-    for name, source in (("SRGAN_g", train.init_weights), ("SRGAN_d", train.init_weights_d)):
-        arrays = {key: value for key, value in start_weights.items() if key.startswith(name)}
-        if arrays:
-            params = g.net_g.all_params if name == "SRGAN_g" else g.net_d.all_params
-            if name == "SRGAN_g":  # from a generator of another scale
-                params = [param for param in params if param.op.name in arrays]
-            checkpoints.assign(session, params, arrays, source)
-    session.run(g.reset_average)
 
 
 def require_memory(train, generator) -> None:

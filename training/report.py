@@ -26,8 +26,7 @@ SAMPLE_PATCHES = 4
 MAX_VALID_SIDE = 1024  # px of HR: the image is fed whole, and takes about 1 kB a pixel
 COLLAPSED_LOSS, COLLAPSED_EPOCHS = 0.01, 3  # a discriminator that is always right
 FOLDERS = {"pretrain": ("srgan_ginit", "SRResNet"), "adversarial": ("srgan_gan", "SRGAN")}
-# makes TensorBoard forget the points after its step
-_FORGET = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+Point = tf.compat.v1.Summary.Value  # for TensorBoard
 
 
 def within_memory(hr: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -76,7 +75,7 @@ class Report:
         if self._tensorboard:
             self._tensorboard.close()
 
-    def event(self, sentence: str) -> None:
+    def record(self, sentence: str) -> None:
         """A line in run.log, with the time."""
         with contextlib.suppress(OSError), open(self.folder / "run.log", "a", encoding="utf-8") as file:
             text = " ".join(sentence.split()).encode("utf-8", "replace").decode()
@@ -91,7 +90,7 @@ class Report:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             sentence = f"WARNING: {loss} ({reason}); training continues"
             log.info("%s", sentence)
-            self.event(sentence)
+            self.record(sentence)
 
     def samples(self, phase: str, epoch: int, step: int) -> dict[str, float]:
         """Writes LR | bicubic | SR | HR of the same patches each time; {'psnr_db': of the valid image}."""
@@ -112,8 +111,11 @@ class Report:
                 np.vstack(hr),
             ]
             sheet = side_by_side(columns, ["LR", "bicubic", network, "HR"])
-            write_rgb(folder / f"train_{epoch}.png", sheet)
-            self._write_image(f"{phase}/samples", folder / f"train_{epoch}.png", sheet.shape, step)
+            path = folder / f"train_{epoch}.png"
+            write_rgb(path, sheet)
+            image = {"height": sheet.shape[0], "width": sheet.shape[1]}
+            image["encoded_image_string"] = path.read_bytes()
+            self._add_points([Point(tag=f"{phase}/samples", image=image)], step)
             return {"psnr_db": metrics.psnr_y(valid_sr, valid_hr, border=scale)}
         return {}
 
@@ -125,14 +127,13 @@ class Report:
             with open(self._log, "a") as file:
                 file.write(self._unwritten)
             self._unwritten = ""
-            self._write_scalars(line)
+            floats = {name: value for name, value in line.items() if isinstance(value, float)}
+            points = [Point(tag=f"{line['phase']}/{name}", simple_value=floats[name]) for name in floats]
+            self._add_points(points, line["step"])
             if "psnr_db" in line:
                 self._plot(self.samples_dir / "learning_curve.png")
-        if "d_loss" in line:
-            self._watch_discriminator(line["d_loss"])
-
-    def _watch_discriminator(self, d_loss: float) -> None:
-        self._collapsed_epochs = self._collapsed_epochs + 1 if d_loss < COLLAPSED_LOSS else 0
+        is_collapsed = line.get("d_loss", np.inf) < COLLAPSED_LOSS
+        self._collapsed_epochs = self._collapsed_epochs + 1 if is_collapsed else 0
         if self._collapsed_epochs == COLLAPSED_EPOCHS:
             log.info(
                 "WARNING: the discriminator's loss is below %g for %d epochs: it tells all images apart and "
@@ -141,27 +142,13 @@ class Report:
                 *(COLLAPSED_LOSS, COLLAPSED_EPOCHS),
             )
 
-    def _writer(self) -> tf.compat.v1.summary.FileWriter:
+    def _add_points(self, points: list[Point], step: int) -> None:
         if self._tensorboard is None:
             self._tensorboard = tf.compat.v1.summary.FileWriter(str(self.folder / "tensorboard"))
-            self._tensorboard.add_session_log(_FORGET, self._start)
-        return self._tensorboard
-
-    def _write_scalars(self, line: dict) -> None:
-        points = [
-            tf.compat.v1.Summary.Value(tag=f"{line['phase']}/{name}", simple_value=value)
-            for name, value in line.items()
-            if isinstance(value, float)
-        ]
-        self._writer().add_summary(tf.compat.v1.Summary(value=points), line["step"])
-        self._writer().flush()
-
-    def _write_image(self, tag: str, png: Path, shape: tuple, step: int) -> None:
-        height, width, _ = shape
-        data = png.read_bytes()
-        image = tf.compat.v1.Summary.Image(height=height, width=width, encoded_image_string=data)
-        point = tf.compat.v1.Summary.Value(tag=tag, image=image)
-        self._writer().add_summary(tf.compat.v1.Summary(value=[point]), step)
+            start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+            self._tensorboard.add_session_log(start, self._start)  # forgets the points after this step
+        self._tensorboard.add_summary(tf.compat.v1.Summary(value=points), step)
+        self._tensorboard.flush()
 
     def _plot(self, path: Path) -> None:
         """Losses, and the validation image's PSNR, over all steps so far."""

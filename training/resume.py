@@ -127,18 +127,15 @@ def require_same_facts(saved: Saved, schedule: Schedule, facts: dict) -> None:
                 f"the run in {folder} was made with other numbers of epochs, and its {step} steps would have "
                 "been others by these: use the same TRAIN.n_epoch_init, n_epoch_d and n_epoch, or --restart"
             )
-    for name, sentence in (
-        ("images", "was made from other images ({}, now {}): bring them back, or start again with --restart"),
-        ("vgg_features", "used VGG19 features {}, this one would use {}: bring the same, or use --restart"),
-        (
-            "precision",
-            "computed in {0}, this one in {1}: add --set RUNTIME.precision={0}, or --restart",
-        ),
-    ):
-        if meta["facts"].get(name) != facts[name]:
-            raise UserError(f"the run in {folder} " + sentence.format(meta["facts"].get(name), facts[name]))
-    if meta["facts"].get("device") != facts["device"]:
-        was, now = meta["facts"].get("device"), facts["device"]
+    sentences = {
+        "images": "was made from other images ({}, now {}): bring them back, or start again with --restart",
+        "vgg_features": "used VGG19 features {}, this one would use {}: bring the same, or use --restart",
+        "precision": "computed in {0}, this one in {1}: add --set RUNTIME.precision={0}, or --restart",
+    }
+    for name, sentence in sentences.items():
+        if (was := meta["facts"].get(name)) != facts[name]:
+            raise UserError(f"the run in {folder} {sentence.format(was, facts[name])}")
+    if (was := meta["facts"].get("device")) != (now := facts["device"]):
         log.warning("WARNING: the run was made on %s and continues on %s, with different rounding", was, now)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.files import sync_folder
 from tf1 import checkpoints, runtime
 from training.resume import PREVIOUS_STATE_FILE, STATE_FILE, Saved
-from training.schedule import ADVERSARIAL, PRETRAIN
+from training.schedule import ADVERSARIAL, PRETRAIN, Position
 
 log = logging.getLogger("srgan")
 
@@ -40,20 +40,15 @@ class Run:
         self.schedule, self.cluster, self.folder, self.meta = schedule, cluster, folder, meta
         self.train = schedule.train
         self.step_number = self.skipped_steps = 0
-        self.sums: dict[str, float] = {}  # of this epoch's losses and seconds, so far
+        self.sums = Counter()  # of this epoch so far: losses, "seconds", "counted" steps that were finite
         self.variables = [v for v in tf.compat.v1.global_variables() if not v.op.name.startswith("VGG19/")]
         self.saved_at, self.saved_step, self.in_step = time.monotonic(), -1, False
-        self.steps_of_process: dict[str, int] = {}
+        self.process_steps = Counter()  # of this process, by phase
 
-    def say_start(self) -> None:
-        facts, schedule = self.meta["facts"], self.schedule
-        epochs = ", ".join(f"{epochs} {phase}" for phase, epochs in schedule.epochs.items() if epochs)
-        self._event(f"recipe {self.meta['recipe']}, TensorFlow {tf.__version__}, {self.meta['config']}")
-        self._say(
-            f"Training on {facts['device']} in {facts['precision']}: {self.dataset.num_images} images, "
-            f"{schedule.steps_per_epoch} steps per epoch, {schedule.total_steps} steps in all "
-            f"({epochs} epochs)"
-        )
+    @property
+    def last_position(self) -> Position:
+        """Of the last step that was done; of the first one before it."""
+        return self.schedule.position(max(0, self.step_number - 1))
 
     # -- the loop
 
@@ -70,21 +65,21 @@ class Run:
         phase, epoch, done = self.schedule.position(self.step_number)
         steps, rate, said_at = self.schedule.steps_per_epoch, None, time.monotonic()
         if done == 0:
-            self.sums = {}
+            self.sums = Counter()
         name = f"{phase} epoch {epoch + 1} of {self.schedule.epochs[phase]}"
-        has_bar = self.report is not None and sys.stderr.isatty()
-        form = {"desc": name, "disable": not has_bar, "leave": False, "unit": "step"}
-        with tqdm(total=steps, initial=done, **form) as self.bar:
+        hidden = None if self.report else True  # None: hidden unless the error stream is a terminal
+        bar = tqdm(desc=name, total=steps, initial=done, disable=hidden, leave=False, unit="step")
+        with bar as self.bar:
             for epoch_step in range(done, steps):
                 if time.monotonic() - self.saved_at > 60 * self.train.save_minutes:
                     self.save()
-                if not has_bar and time.monotonic() - said_at > LOG_INTERVAL_S:
+                if self.bar.disable and time.monotonic() - said_at > LOG_INTERVAL_S:
                     said_at = time.monotonic()
                     log.info("%s: step %d of %d", name, epoch_step, steps)
                 new_rate = self.schedule.learning_rate(self.step_number)
                 if new_rate != rate:
                     rate = new_rate
-                    checkpoints.load(self.session, {self.graph.lr_v: rate})
+                    checkpoints.set_variables(self.session, {self.graph.lr_v: rate})
                 self.started = time.perf_counter()
                 batch = next(self.stream)
                 self.in_step = True
@@ -95,21 +90,20 @@ class Run:
         self.in_step = False
         self.step_number += 1
         seconds = time.perf_counter() - self.started
-        self.sums["seconds"] = self.sums.get("seconds", 0.0) + seconds
+        self.sums.update(seconds=seconds)
         if finite and np.isfinite(list(losses.values())).all():
             self.skipped_steps = 0
-            for name, value in {**losses, "counted": 1}.items():
-                self.sums[name] = self.sums.get(name, 0.0) + float(value)
+            self.sums.update({name: float(value) for name, value in losses.items()}, counted=1)
         else:
             self.skipped_steps += 1
             step = self.step_number
-            self._event(f"step {step} skipped: its losses or gradients are not finite ({losses})")
+            self._record(f"step {step} skipped: its losses or gradients are not finite ({losses})")
             if self.skipped_steps == MAX_SKIPPED_STEPS:
                 raise UserError(
                     f"the last {MAX_SKIPPED_STEPS} steps were not finite and moved no weight: start again "
                     f"with --restart --set TRAIN.lr_init={self.train.lr_init / 10:g}, or look at the images"
                 )
-        self._say_duration(seconds)
+        self._log_duration(seconds)
         self.bar.update()
         self.bar.set_postfix({name: f"{value:.4g}" for name, value in losses.items()})
         if self.schedule.position(self.step_number).epoch_step:  # else end_epoch() does
@@ -117,7 +111,7 @@ class Run:
 
     def end_epoch(self) -> None:
         """Writes the log and the state; first, every TRAIN.save_every epochs, samples and weights."""
-        phase, epoch, _ = self.schedule.position(self.step_number - 1)
+        phase, epoch, _ = self.last_position
         is_checkpoint = (epoch + 1) % self.train.save_every == 0
         is_checkpoint |= self.step_number == self.schedule.phase_end(phase)
         if self.report:
@@ -139,13 +133,13 @@ class Run:
 
     def finish(self) -> None:
         """Makes sure, after the last epoch, that the weights are written."""
-        is_missing = self.step_number and self.weights_step() != self.step_number
+        is_missing = self.step_number and self._weights_step() != self.step_number
         if self.report and is_missing and not self.save_weights():
             raise UserError(
                 "the run is finished, but its weights could not be written: free disk space and run the same "
                 "command again"
             )
-        self._say("Finished")
+        self._announce("Finished")
 
     # -- stops
 
@@ -154,10 +148,18 @@ class Run:
             if self.saved_step < self.step_number:
                 self.save_weights()
                 self.save()
-            self._say("Stopped and saved; the same command, without --restart, continues")
+            self._announce("Stopped and saved; the same command, without --restart, continues")
             raise SystemExit(128 + self.signals.signal)
 
     def __enter__(self) -> Run:
+        facts, schedule = self.meta["facts"], self.schedule
+        epochs = ", ".join(f"{epochs} {phase}" for phase, epochs in schedule.epochs.items() if epochs)
+        self._record(f"recipe {self.meta['recipe']}, TensorFlow {tf.__version__}, {self.meta['config']}")
+        self._announce(
+            f"Training on {facts['device']} in {facts['precision']}: {self.dataset.num_images} images, "
+            f"{schedule.steps_per_epoch} steps per epoch, {schedule.total_steps} steps in all "
+            f"({epochs} epochs)"
+        )
         self.signals = runtime.StopSignal(self.cluster.is_chief).__enter__()
         passes, first = divmod(self.step_number, self.dataset.steps_per_epoch)
         part = self.cluster.host, self.cluster.hosts
@@ -170,16 +172,15 @@ class Run:
         self.stream.close()
         self.signals.__exit__()
         try:
-            self._save_after(error)
+            if isinstance(error, Exception):
+                self._save_after(error)
         finally:
             if self.report:
                 self.report.close()
 
-    def _save_after(self, error: BaseException | None) -> None:
+    def _save_after(self, error: Exception) -> None:
         """Saves the run when an error ends it."""
-        if not isinstance(error, Exception):
-            return
-        self._event(f"step {self.step_number}: {type(error).__name__}: {error}")
+        self._record(f"step {self.step_number}: {type(error).__name__}: {error}")
         if self.in_step and self.cluster.hosts > 1 and isinstance(error, tf.errors.OpError):
             raise UserError(
                 "another host has stopped or cannot be reached: start all of them again, and the run goes "
@@ -188,20 +189,21 @@ class Run:
         if self.saved_step < self.step_number and not self.in_step:  # in a step the variables may be halfway
             try:
                 self.save()
-                self._say(f"Saved step {self.step_number}")
+                self._announce(f"Saved step {self.step_number}")
             except Exception as second:
                 step, kept = self.step_number, self.saved_step
-                self._say(f"Step {step} could not be saved ({second}); step {kept} is kept")
+                self._announce(f"Step {step} could not be saved ({second}); step {kept} is kept")
 
     # -- files
 
     def save(self) -> None:
         """Writes the state from which a run resumes bit-for-bit; keeps the previous one."""
         if self.report:
-            self._write_state(checkpoints.fetch(self.session, self.variables))
+            self._write_state()
         self.saved_at, self.saved_step = time.monotonic(), self.step_number
 
-    def _write_state(self, arrays: dict[str, np.ndarray]) -> None:
+    def _write_state(self) -> None:
+        arrays = checkpoints.fetch(self.session, self.variables)
         if not checkpoints.is_finite(arrays):  # training cannot do that: such steps move nothing
             raise UserError(f"step {self.step_number} is not finite; step {self.saved_step} is kept")
         state = self.folder / STATE_FILE
@@ -214,11 +216,11 @@ class Run:
         except OSError as error:
             raise UserError(f"cannot write {state}: {error.strerror}") from error
         sync_folder(self.folder)
-        self._event(f"step {self.step_number} saved")
+        self._record(f"step {self.step_number} saved")
 
     def save_weights(self, epoch: int | None = None, psnr_db: float | None = None) -> bool:
         """Writes the weights; failures are logged and stop nothing. epoch: the one that has ended."""
-        phase = self.schedule.position(max(0, self.step_number - 1)).phase
+        phase = self.last_position.phase
         if not self.report or phase not in WEIGHTS_FILES:
             return True
         model = self.meta["config"]["MODEL"]
@@ -236,11 +238,10 @@ class Run:
             return True
         return False
 
-    def weights_step(self) -> int | None:
+    def _weights_step(self) -> int | None:
         """The step of the weights in the folder."""
-        phase = self.schedule.position(max(0, self.step_number - 1)).phase
         try:
-            return checkpoints.read_meta(self.folder / WEIGHTS_FILES.get(phase, "")).get("step")
+            return checkpoints.read_meta(self.folder / WEIGHTS_FILES[self.last_position.phase]).get("step")
         except UserError:
             return None
 
@@ -249,12 +250,12 @@ class Run:
         if saved:
             checkpoints.assign(self.session, self.variables, saved.arrays, saved.path)
             self.step_number = self.saved_step = saved.meta["step"]
-            self.sums = saved.meta["sums"]
+            self.sums = Counter(saved.meta["sums"])
         if self.cluster.hosts > 1:
             numbers = [np.float64(self.step_number), np.float64(self.saved_step)]
             step, saved_step, *arrays = self.cluster.from_chief(self.session, numbers + self.variables)
             self.step_number, self.saved_step = int(step), int(saved_step)
-            checkpoints.load(self.session, dict(zip(self.variables, arrays)))
+            checkpoints.set_variables(self.session, dict(zip(self.variables, arrays)))
         if saved and self.step_number < self.schedule.total_steps:
             phase, epoch, epoch_step = self.schedule.position(self.step_number)
             log.info("Continuing %s: %s epoch %d, step %d", saved.path, phase, epoch + 1, epoch_step)
@@ -262,24 +263,24 @@ class Run:
             log.info("The run in %s is finished; --restart starts again", saved.path)
 
     def _meta(self) -> dict:
-        phase, epoch, epoch_step = self.schedule.position(max(0, self.step_number - 1))
+        phase, epoch, epoch_step = self.last_position
         epoch += (epoch_step + 1) // self.schedule.steps_per_epoch
         return {**self.meta, "phase": phase, "epoch": epoch, "step": self.step_number}
 
-    def _say(self, sentence: str) -> None:
+    def _announce(self, sentence: str) -> None:
         """On the screen and in run.log."""
         log.info("%s", sentence)
-        self._event(sentence)
+        self._record(sentence)
 
-    def _event(self, sentence: str) -> None:
+    def _record(self, sentence: str) -> None:
+        """In run.log alone."""
         if self.report:
-            self.report.event(sentence)
+            self.report.record(sentence)
 
-    def _say_duration(self, seconds: float) -> None:
+    def _log_duration(self, seconds: float) -> None:
         """Logs the expected duration, once in each phase, after the warm-up."""
-        phase = self.schedule.position(self.step_number - 1).phase
-        left = self.schedule.phase_end(phase) - self.step_number
-        done = self.steps_of_process[phase] = self.steps_of_process.get(phase, 0) + 1
-        if done == UNTIMED_STEPS + 1 and left * seconds > 60:
-            duration = tqdm.format_interval(left * seconds)
-            log.info("About %.2g s a step: %s ends in %s", seconds, phase, duration)
+        phase = self.last_position.phase
+        left = (self.schedule.phase_end(phase) - self.step_number) * seconds
+        self.process_steps[phase] += 1
+        if self.process_steps[phase] == UNTIMED_STEPS + 1 and left > 60:
+            log.info("About %.2g s a step: %s ends in %s", seconds, phase, tqdm.format_interval(left))

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import pyvips
 import tifffile
-from examples import random_image
+from examples import random_image, read_image
 from PIL import Image, ImageCms, PngImagePlugin
 
 from common.errors import UserError
-from images.files import ImageData, Source, check_fits, read_image, read_rgb, write_image, write_rgb
+from images.files import ImageData, Source, check_fits, read_rgb, write_image, write_rgb
 from images.listing import list_images
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

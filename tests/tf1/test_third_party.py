@@ -82,7 +82,7 @@ def test_saver_checkpoints_give_the_moving_averages(tmp_path):
         average.apply(params)
         session.run(tf.compat.v1.global_variables_initializer())
         twos = {average.average(param): np.full(param.shape, 2, np.float32) for param in params}
-        checkpoints.load(session, twos)
+        checkpoints.set_variables(session, twos)
         prefix = tf.compat.v1.train.Saver().save(session, str(tmp_path / "model.ckpt"), 7)
     read, meta = checkpoints.read_network(prefix, "SRGAN_g", layout)
     assert read.keys() == {param.op.name for param in params}

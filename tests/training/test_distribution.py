@@ -22,7 +22,7 @@ from test_run import SHORT, assert_same_bits, batch, fed, log_lines, no_plots, r
 
 from common.errors import UserError
 from images import bicubic
-from tf1 import checkpoints, distribution, runtime
+from tf1 import checkpoints, distribution
 from training.dataset import Dataset
 from training.graph import build
 from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN
@@ -38,7 +38,7 @@ PHASES = (PRETRAIN, DISCRIMINATOR, ADVERSARIAL)
 def states(devices):
     """{phase: losses and all variables after its first step}; the same after steps of all phases."""
     cfg = tiny(*EVERYTHING, f"RUNTIME.devices={devices}")
-    cluster = distribution.connect(cfg.RUNTIME, runtime.session_config(cfg.RUNTIME))
+    cluster = distribution.connect(cfg.RUNTIME)
     with tf.Graph().as_default(), cluster.strategy.scope():
         tf.compat.v1.set_random_seed(0)
         graph = cluster.build(lambda: build(cfg, tf.float32))
@@ -54,7 +54,7 @@ def states(devices):
             start = dict(zip(variables, checkpoints.fetch(session, variables).values()))
 
             def steps(*phases):
-                checkpoints.load(session, start)
+                checkpoints.set_variables(session, start)
                 for number, phase in enumerate(phases):
                     hr = np.concatenate([batch(2 * number), batch(2 * number + 1)])
                     lr = fed(graph, hr)[graph.t_image]
@@ -134,7 +134,7 @@ def test_a_wrong_tf_config_is_refused(monkeypatch, text, sentence):
     monkeypatch.setenv("TF_CONFIG", text)
     settings = tiny().RUNTIME
     with pytest.raises(UserError, match=sentence):
-        distribution.connect(settings, runtime.session_config(settings))
+        distribution.connect(settings)
 
 
 def test_a_host_with_other_settings_or_images_is_named(session):

@@ -134,9 +134,9 @@ def test_a_step_moves_its_networks_alone_and_nothing_if_it_is_not_finite(started
     before = checkpoints.fetch(session, variables)
     biases = next(p for p in graph.net_g.all_params if p.op.name == "SRGAN_g/out/biases")
     spoilt = np.float32([np.nan, 0, 0])
-    checkpoints.load(session, {biases: spoilt})  # a real NaN in each generated image
+    checkpoints.set_variables(session, {biases: spoilt})  # a real NaN in each generated image
     assert moved_by_a_step({**before, biases.op.name: spoilt}) == set()
-    checkpoints.load(session, {biases: before[biases.op.name]})
+    checkpoints.set_variables(session, {biases: before[biases.op.name]})
     moved = moved_by_a_step(before)
     assert {name.partition("/")[0] for name in moved} - {"global_step"} == networks
 
@@ -193,7 +193,7 @@ def test_losses_are_the_notes_formulas_and_add_up(session):
     graph = build(tiny(*settings), tf.float32)
     session.run(tf.compat.v1.global_variables_initializer())
     hr = batch()
-    fetches = [graph.net_g.outputs, graph.logits_real, graph.net_d_fake.outputs, graph.logits_fake]
+    fetches = [graph.net_g.outputs, graph.logits_real, graph.net_d_fake.outputs, graph.logits_of_updated_d]
     sr, real, fake_before, fake_after, values = session.run([*fetches, graph.g_losses], fed(graph, hr))
     in_0_to_1 = [tf.constant(image, tf.float32) for image in ((sr + 1) / 2, hr / 255)]  # as VGG19 sees them
     networks = [Vgg19_simple_api(rgb, reuse=True, layer="conv1_1")[1] for rgb in in_0_to_1]

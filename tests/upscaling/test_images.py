@@ -9,12 +9,12 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from examples import random_image, write_weights
+from examples import random_image, read_image, write_weights
 from PIL import Image
 
 from common.errors import UserError
 from common.files import atomic
-from images.files import ImageData, Source, read_image, write_image, write_rgb
+from images.files import ImageData, Source, write_image, write_rgb
 from upscaling import images as images_module
 from upscaling import jobs as jobs_module
 from upscaling.images import resize

@@ -33,7 +33,7 @@ from PIL import Image
 import vgg19
 from common.errors import UserError
 from common.settings import make_config
-from images.files import read_image, write_image
+from images.files import Source, write_image
 from model import layout
 from tf1 import checkpoints
 
@@ -42,7 +42,7 @@ MAX_BYTES = 2**30
 LETTERS = b'\0\1\xff\x7f\x80 {}[]:,"PK<>IHDR'
 EXTREMES = (b"\xff\xff\xff\x7f", b"\0\0\0\0", b"\x7f\xff\xff\xff")
 READERS = {
-    "image": lambda path: write_image(path.with_name("written.tiff"), read_image(path)),
+    "image": lambda path: write_image(path.with_name("written.tiff"), Source(path).read()),
     "checkpoint": lambda path: checkpoints.read_network(path, "SRGAN_g", layout),
     "settings": lambda path: make_config(file=str(path)),
     "vgg": lambda path: vgg19.read_weights(path, "conv1_1"),

@@ -166,11 +166,11 @@ RECIPES = {
         "MODEL.discriminator.convs": PAPER_CONVS,
         "MODEL.discriminator.residual": (),
         "MODEL.discriminator.patch_gan": True,
-        "LOSS.mse": 0.2,
-        "LOSS.vgg": 2e-7,
+        "LOSS.mse": 0.15,
+        "LOSS.vgg": 2.5e-7,
         "LOSS.means": 10.0,
         "LOSS.excess": 0.3,
-        "LOSS.adversarial": 7e-3,  # twice that of recipe cpu: LR tells less of the detail
+        "LOSS.adversarial": 1e-2,  # three times that of recipe cpu: LR tells less of the detail
         "VGG.layer": "conv3_4",
         "VGG.before_relu": True,
         "VGG.every": 2,

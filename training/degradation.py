@@ -14,7 +14,7 @@ from scipy.special import j1
 from images import bicubic
 
 # Fractions of all patches; the rest go through blur, resizing, noise and JPEG
-BICUBIC_RATE = 0.20  # MATLAB's bicubic alone: clean images must stay clean
+BICUBIC_RATE = 0.35  # MATLAB's bicubic alone: clean images must stay clean
 BICUBIC_JPEG_RATE = 0.25  # MATLAB's bicubic, then JPEG: the most common case
 # Of the rest, the fraction that goes through all of it twice ("high-order", Real-ESRGAN 3.3)
 TWICE_RATE = 0.35

@@ -108,13 +108,20 @@ def learn(folder: Path) -> tuple[dict, dict]:
         if case.find("failure") is not None or case.find("error") is not None:
             print(f"{test} fails without a change and is left out", flush=True)
             failed.add(test)
+    of_file = defaultdict(set)
+    for test in seconds:
+        of_file[test.partition("::")[0]].add(test)
     data = coverage.CoverageData(str(folder / ".coverage"))
     data.read()
     reached = defaultdict(set)
     for file in data.measured_files():
         module = Path(file).relative_to(folder).as_posix()
         for line, contexts in data.contexts_by_lineno(file).items():
-            reached[module, line] |= {context.split("|")[0] for context in contexts if context} - failed
+            for context in filter(None, contexts):
+                test, _, phase = context.partition("|")
+                # what a test sets up may serve all tests of its file
+                served = of_file[test.partition("::")[0]] if phase == "setup" else {test}
+                reached[module, line] |= served - failed
     return reached, seconds
 
 

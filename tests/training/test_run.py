@@ -357,6 +357,26 @@ def test_a_line_of_the_log_has_the_means_of_its_steps(tmp_path):
     assert whole["mse_loss"] == pytest.approx(np.mean([line["mse_loss"] for line in steps]), rel=1e-6)
 
 
+def test_tensorboard_has_the_numbers_of_the_log_and_the_samples(whole_run):
+    (path,) = (whole_run / "checkpoint/tensorboard").iterdir()
+    points, images = {}, []
+    for event in tf.compat.v1.train.summary_iterator(str(path)):
+        for value in event.summary.value:
+            if value.HasField("image"):
+                images.append((event.step, value.tag))
+            else:
+                points[event.step, value.tag] = value.simple_value
+    expected = {
+        (line["step"], f"{line['phase']}/{name}"): value
+        for line in log_lines(whole_run)
+        for name, value in line.items()
+        if isinstance(value, float)
+    }
+    assert points.keys() == expected.keys()
+    assert all(points[key] == pytest.approx(value, rel=1e-6) for key, value in expected.items())
+    assert {tag for _, tag in images} == {"pretrain/samples", "adversarial/samples"}
+
+
 def test_state_holds_the_step_every_optimiser_slot_and_the_averages_that_users_get(whole_run):
     arrays, meta = checkpoints.read_npz(whole_run / "checkpoint/srgan_state.npz")
     assert meta["step"] == 15

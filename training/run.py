@@ -110,7 +110,7 @@ class Run:
             self._stop_if_asked()
 
     def end_epoch(self) -> None:
-        """Writes the log and the state; first, every TRAIN.save_every epochs, samples and weights."""
+        """Writes the log; every TRAIN.save_every epochs samples and weights before it, the state after it."""
         phase, epoch, _ = self.last_position
         is_checkpoint = (epoch + 1) % self.train.save_every == 0
         is_checkpoint |= self.step_number == self.schedule.phase_end(phase)

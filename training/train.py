@@ -25,9 +25,8 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
 
         # The note saves g_srgan_init.npz here and loads it again; one session goes on with it.
 
-        for _ in run.epochs(
-            DISCRIMINATOR
-        ):  # alone, so that G does not start against an untrained D; not in the note
+        # D alone, so that G does not start against an untrained one; not in the note
+        for _ in run.epochs(DISCRIMINATOR):
             for b_imgs_96, b_imgs_384 in run.batches():
                 losses, finite, _ = sess.run(
                     [g.d_losses, g.d_finite, g.d_optim], feed(g, b_imgs_96, b_imgs_384)

@@ -3,7 +3,7 @@
 # make test-export, test-page: tests of what has requirements of its own
 # make test-hosts: two hosts, of which one dies
 # make walkthrough: the images of docs/walkthrough.md and docs/theory.md, a few minutes
-# make gpu-check: five minutes on a GPU that was never tried
+# make gpu-check: six minutes on a GPU that was never tried
 # make crash-test, fuzz, soak, mutation: the long tests of docs/reliability.md, half an hour each
 PYTHON ?= python3
 BIN := .venv/bin

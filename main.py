@@ -11,12 +11,10 @@ python main.py --mode=page                                  a page to drop image
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 if __name__ == "__main__":  # until main() takes over, Ctrl-C ends the program without a traceback
@@ -142,50 +140,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-@contextlib.contextmanager
-def tensorflow_start():
-    """Sets TensorFlow's environment and keeps its and TensorLayer's start-up messages from the user.
-
-    They are written by C++ code to the process's error stream, before any logger can filter them;
-    they appear if importing fails.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # real errors arrive as exceptions
-    # TensorFlow itself turns oneDNN on for AVX-512 only, though it halves a step on AVX2 too
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as messages:
-        os.dup2(messages.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            messages.seek(0)
-            os.write(kept, messages.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
-def start_tensorflow(settings) -> None:
-    """Imports TensorFlow and what prints messages with it; `settings` is config.RUNTIME."""
-    log.info("Starting TensorFlow")
-    with tensorflow_start():
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()  # its complaints about missing GPU drivers come here
-        tf.get_logger().setLevel("ERROR")
-        from tf1 import layers, runtime  # noqa: F401
-    runtime.configure(settings)
-
-
 def run(args: argparse.Namespace, recipe: str, config) -> int:
     """Does what `args.mode` says; returns the exit code."""
-    if args.engine == "tensorflow":
-        start_tensorflow(config.RUNTIME)
     from tf1 import checkpoints
+    from tf1.start import start_tensorflow
 
     if args.mode == "srgan":
+        start_tensorflow()
         from training.train import train
 
         folder = args.checkpoint_dir or checkpoints.DEFAULT_DIR
@@ -200,9 +161,10 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
         own = found if args.weights or found != checkpoints.locate("srgan") else None
         return serve(config.RUNTIME, own, args.host, args.port, args.engine)
     if args.mode == "export":
+        _, arrays, meta = chosen_generator(args)
+        start_tensorflow()
         from upscaling.export import export
 
-        _, arrays, meta = chosen_generator(args)
         export(arrays, meta, config.RUNTIME, args.output, args.format)
         return 0
     return evaluate(args, config)

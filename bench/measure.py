@@ -51,19 +51,6 @@ def seconds(method: str, args: tuple, times: int) -> float:
     return (time.perf_counter() - started) / times
 
 
-def start_tensorflow() -> None:
-    """Imports TensorFlow, TensorLayer and the program's graphs the way the program does."""
-    import main
-
-    with main.tensorflow_start():
-        import tensorflow as tf
-
-        tf.config.list_physical_devices()
-        tf.get_logger().setLevel("ERROR")
-        from training import run  # noqa: F401
-        from upscaling import evaluate  # noqa: F401
-
-
 def make_parser(doc: str, rounds: int = 0) -> argparse.ArgumentParser:
     """With `rounds`, their default: the options of scripts whose contestants take turns."""
     formatter = argparse.RawDescriptionHelpFormatter

@@ -28,6 +28,7 @@ from common.settings import make_config
 from images import bicubic, metrics
 from images.photos import SAMPLE, sample_photos
 from images.pixels import crop_to_multiple
+from tf1.start import start_tensorflow
 
 SCALE = 4
 FEATURES = ("conv1_2", "conv2_2", "conv3_4")
@@ -227,7 +228,7 @@ class NcnnPeer:
 
 def compare(names: list[str], kinds: list[str], weights: list[str], vgg: str, peer: str | None) -> None:
     """Prints a Markdown table with rows for bicubic, each of the weights, and the peer."""
-    measure.start_tensorflow()
+    start_tensorflow()
     from upscaling.upscaler import Upscaler, load_generator
 
     warnings.filterwarnings("ignore", "Mean of empty slice")  # where no image has such an area

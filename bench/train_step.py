@@ -11,6 +11,7 @@ import numpy as np
 from measure import Contestant
 
 from common.settings import make_config
+from tf1.start import start_tensorflow
 from training.dataset import Dataset
 
 PRETRAIN, ADVERSARIAL = "pretrain", "adversarial"
@@ -40,7 +41,7 @@ class Ours:
     """The program's training step: one run of its graph."""
 
     def __init__(self, settings: list[str]):
-        measure.start_tensorflow()
+        start_tensorflow()
         import tensorflow as tf
 
         from tf1 import runtime

@@ -23,6 +23,7 @@ from PIL import Image
 from common.errors import UserError
 from common.settings import make_config
 from images.photos import validation_photo
+from tf1.start import start_tensorflow
 
 HEIGHT, WIDTH = 180, 320
 MAX_DIFFERENCE = 1  # of float32 results, 8-bit values
@@ -36,7 +37,7 @@ class Engine:
     """`upscale`: uint8 [h, w, 3] -> [4h, 4w, 3] by the shipped SRGAN generator."""
 
     def __init__(self, name: str, precision: str, threads: int):
-        measure.start_tensorflow()
+        start_tensorflow()
         from upscaling.upscaler import load_generator
 
         self.image = validation_photo()[:HEIGHT, :WIDTH]

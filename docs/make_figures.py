@@ -24,17 +24,16 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the program's modules
-from main import tensorflow_start
+from tf1.start import start_tensorflow
 
-with tensorflow_start():
-    import tensorflow as tf
+start_tensorflow()
+import tensorflow as tf
 
-    tf.get_logger().setLevel("ERROR")
-    import vgg19
-    from images import bicubic
-    from images.pixels import enlarge, side_by_side
-    from model import SRGAN_d, SRGAN_g
-    from tf1.checkpoints import assign
+import vgg19
+from images import bicubic
+from images.pixels import enlarge, side_by_side
+from model import SRGAN_d, SRGAN_g
+from tf1.checkpoints import assign
 
 v1 = tf.compat.v1
 FOLDER = ROOT / "docs" / "walkthrough"

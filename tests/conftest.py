@@ -14,13 +14,12 @@ from PIL import Image
 import main
 from common.settings import flatten
 from images.photos import VALIDATION_FILE, packaged
+from tf1.start import start_tensorflow
 
-with main.tensorflow_start():
-    import tensorflow as tf
+start_tensorflow()
+import tensorflow as tf
 
-    tf.config.list_physical_devices()
-    tf.get_logger().setLevel("ERROR")
-    from training import preparation
+from training import preparation
 
 
 def _write_files(folder: Path) -> None:

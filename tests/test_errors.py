@@ -1,5 +1,6 @@
 """User mistakes on the command line: exit code 2 and one sentence, never a traceback."""
 
+import os
 import re
 import signal
 import subprocess
@@ -238,6 +239,47 @@ def test_missing_inputs_and_folders_that_cannot_be_written_are_named(
     assert "file/samples" in message
     message = training_refusal(options=["--checkpoint-dir", "file/checkpoint"])
     assert "--checkpoint-dir" in message and "file/checkpoint" in message
+
+
+# --- The start of TensorFlow, which takes seconds
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None  # importing it fails
+import main
+for line in sys.stdin:
+    assert main.main(["--checkpoint-dir=run", *line.split()]) == 2, line
+assert main.main(["--checkpoint-dir=run", "--mode=evaluate", "--input=a.png", "--output=done"]) == 0
+"""
+
+
+def test_what_needs_no_network_does_not_start_tensorflow(tmp_path):
+    for name in ("a.png", "set/a.png"):
+        write_rgb(tmp_path / name, random_image(8, 8))
+    write_weights(tmp_path / "run/g_srgan.npz")
+    write_weights(tmp_path / "other.npz", seed=1)
+    assert (
+        main.main(["--mode=evaluate", "--checkpoint-dir", "run", "--input", "a.png", "--output", "done"]) == 0
+    )
+    mistakes = """
+        --mode=evaluate --input nowhere.png --output out
+        --mode=evaluate --input a.png --output a.png/out
+        --mode=evaluate --input a.png --output done --weights other.npz
+        --mode=evaluate --set VALID.hr_img_path=nowhere.png
+        --mode=evaluate --weights nowhere.npz
+        --mode=evaluate --blend nowhere.npz=0.5
+        --mode=benchmark --input nowhere
+        --mode=benchmark --input set --output a.png/out
+        --mode=export --format onnx --output out --weights nowhere.npz
+        --mode=page --weights nowhere.npz
+    """
+    command, root = [sys.executable, "-c", WITHOUT_TENSORFLOW], os.path.dirname(main.__file__)
+    lines = "\n".join(mistakes.split("\n")[1:-1])
+    ended = subprocess.run(
+        command, input=lines, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("error: ") == lines.count("--mode") == 10
 
 
 # --- The process

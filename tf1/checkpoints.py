@@ -68,7 +68,8 @@ def read_network(path: str | Path, network: str, layout) -> tuple[dict[str, np.n
     """
     path = locate(path, network)
     if third_party.is_saver(path):
-        arrays, meta = third_party.read_saver(path, network), _meta_of_others(network, layout(network)[0])
+        meta = _meta_of_others(network, layout(network)[0])
+        arrays = third_party.read_saver(path, network)
         log.info("%s is a Saver checkpoint: taking %d arrays of %s", path, len(arrays), network)
     else:
         with _opened(path) as file:

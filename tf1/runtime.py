@@ -30,11 +30,14 @@ def session_config(settings) -> tf.compat.v1.ConfigProto:
 
 
 def configure(settings) -> None:
-    """Applies `config.RUNTIME` to the process; warns if TensorFlow cannot use the GPU."""
+    """Applies `config.RUNTIME` to the process."""
     if settings.precision == "float32":  # not TF32, which keeps ten bits
         tf.config.experimental.enable_tensor_float_32_execution(False)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
+
+
+def warn_of_unused_gpu() -> None:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")  # on purpose
     if GPU_DRIVER.exists() and not hidden and not has_gpu():
         log.warning(

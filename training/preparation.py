@@ -31,6 +31,7 @@ log = logging.getLogger("srgan")
 @contextlib.contextmanager
 def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: bool) -> Iterator[Run]:
     """A run with its graph, session and data, continued or new. Without VGG19 weights no folder is made."""
+    runtime.configure(config.RUNTIME)
     require_memory(config.TRAIN, config.MODEL.generator)
     vgg_weights, features = vgg_features(config)
     cluster = distribution.connect(config.RUNTIME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import itertools
@@ -73,33 +74,39 @@ def chosen_generator(args) -> tuple[Path, dict, dict]:
 def evaluate(args, config) -> int:
     """Does `--mode=evaluate` or `--mode=benchmark`; returns the exit code."""
     path, arrays, meta = chosen_generator(args)
-    with Upscaler(arrays, meta["arguments"], config.RUNTIME, source=path, engine=args.engine) as upscaler:
-        log.info("Upscaling on %s", upscaler.engine.device)
-        upscale = functools.partial(upscaler, self_ensemble=args.self_ensemble)
-        if args.mode == "benchmark":
-            output = args.output or args.samples_dir / "benchmark"
-            return benchmark(upscale, upscaler.scale, [Path(folder) for folder in args.input], output)
-        if args.input:
-            # what tells the results of one command from those of another
-            network = json.dumps(meta["arguments"], sort_keys=True)
-            made_with = f"{checkpoints.digest(arrays)} {network} self-ensemble {args.self_ensemble}"
-            return upscale_files(
-                upscale,
-                args.input,
-                args.output,
-                format=args.format,
-                overwrite=args.overwrite,
-                outscale=args.outscale,
-                scale=upscaler.scale,
-                made_with=made_with,
-                shard=args.shard or (1, 1),
-                compare=args.compare,
-                suggest_photo=not args.weights and path == checkpoints.locate("srgan"),
-            )
-        hr, lr = validation_pair(upscaler.scale, **config.VALID)
-        name = "SRResNet" if meta.get("phase") == "pretrain" else "SRGAN"
+    scale = meta["arguments"]["scale"]
+
+    @contextlib.contextmanager
+    def upscaling():
+        """Loads the generator, which takes seconds: after what else could refuse the command."""
+        with Upscaler(arrays, meta["arguments"], config.RUNTIME, source=path, engine=args.engine) as upscaler:
+            log.info("Upscaling on %s", upscaler.engine.device)
+            yield functools.partial(upscaler, self_ensemble=args.self_ensemble)
+
+    if args.mode == "benchmark":
+        output = args.output or args.samples_dir / "benchmark"
+        return benchmark(upscaling(), scale, [Path(folder) for folder in args.input], output)
+    if args.input:
+        # what tells the results of one command from those of another
+        network = json.dumps(meta["arguments"], sort_keys=True)
+        return upscale_files(
+            upscaling(),
+            args.input,
+            args.output,
+            format=args.format,
+            overwrite=args.overwrite,
+            outscale=args.outscale,
+            scale=scale,
+            made_with=f"{checkpoints.digest(arrays)} {network} self-ensemble {args.self_ensemble}",
+            shard=args.shard or (1, 1),
+            compare=args.compare,
+            suggest_photo=not args.weights and path == checkpoints.locate("srgan"),
+        )
+    hr, lr = validation_pair(scale, **config.VALID)
+    name = "SRResNet" if meta.get("phase") == "pretrain" else "SRGAN"
+    with upscaling() as upscale:
         evaluate_validation(upscale, hr, lr, args.samples_dir / "evaluate", name)
-        return 0
+    return 0
 
 
 def evaluate_validation(upscale, hr: np.ndarray, lr: np.ndarray, folder: Path, network: str) -> None:
@@ -123,8 +130,10 @@ def evaluate_validation(upscale, hr: np.ndarray, lr: np.ndarray, folder: Path, n
     log.info("Wrote %s/valid_{%s}.png", folder, ",".join(files))
 
 
-def benchmark(upscale, scale: int, inputs: list[Path], output: Path) -> int:
+def benchmark(upscaling, scale: int, inputs: list[Path], output: Path) -> int:
     """Scores bicubic and the network on sets of HR images; table on screen, CSV, JSON, images.
+
+    `upscaling` is a context manager that gives `upscale`, of uint8 [h, w, 3].
 
     Returns 0, or 1 if some images failed, which are reported at the end. The files are brought up to date
     after each image, so that a stop loses none.
@@ -132,9 +141,9 @@ def benchmark(upscale, scale: int, inputs: list[Path], output: Path) -> int:
     sets = benchmark_sets(inputs, scale, output)
     require_writable(output, "--output")
     rows, means, failures = [], [], []
-    log.info("%s", " ".join(f"{heading:{form.partition('.')[0]}}" for heading, form in COLUMNS.values()))
-    for set_name, pairs in sets.items():
-        for name, hr_path, lr_path in pairs:
+    with upscaling as upscale:
+        log.info("%s", " ".join(f"{title:{form.partition('.')[0]}}" for title, form in COLUMNS.values()))
+        for set_name, name, hr_path, lr_path in ((key, *pair) for key in sets for pair in sets[key]):
             try:
                 scores, sr = _score(upscale, scale, *read_pair(scale, hr_path, lr_path))
             except UserError as error:

@@ -27,6 +27,7 @@ class GraphEngine:
     live_trunk_tensors = 6  # skip, block input, two in work, two copies
 
     def __init__(self, arrays: dict[str, np.ndarray], arguments: dict, settings, source):
+        runtime.configure(settings)
         self._arrays, self._arguments, self._settings, self._source = arrays, arguments, settings, source
         self._stages: dict[tf.DType, _Stages] = {}  # by the precision of their convolutions
         self.device = runtime.describe_device()

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -34,7 +34,7 @@ Upscale = Callable[[np.ndarray, Callable[[float], None]], np.ndarray]
 
 
 def upscale_files(
-    upscale: Upscale,
+    upscaling: AbstractContextManager[Upscale],
     inputs: Sequence[str],
     output: str | os.PathLike,
     *,
@@ -49,8 +49,9 @@ def upscale_files(
 ) -> int:
     """Upscale files and folders to `output`, a folder or the file for one image; 0, or 1 if some failed.
 
-    `upscale(pixels, progress)` maps uint8 or uint16 [h, w, 3] to the same type, [scale * h, scale * w, 3],
-    and calls `progress` with the fraction that is done. An error in one image does not stop the others.
+    `upscaling` is entered when there is something to do. It gives `upscale(pixels, progress)`, which maps
+    uint8 or uint16 [h, w, 3] to the same type, [scale * h, scale * w, 3], and calls `progress` with the
+    fraction that is done. An error in one image does not stop the others.
 
     Existing results are left unless `overwrite`, but made again if their source has changed since; UserError
     if some were not `made_with` the same weights. outscale: the final factor; None: the scale. shard: (i, n)
@@ -79,7 +80,10 @@ def upscale_files(
             f"--output: {len(others)} results such as {str(others[0].target)!r} were made with other weights "
             "or options: --overwrite makes them again, or name another folder"
         )
-    failures = _Run(upscale, outscale, scale, made_with, overwrite).do(todo)
+    failures = {}
+    if todo:
+        with upscaling as upscale:
+            failures = _Run(upscale, outscale, scale, made_with, overwrite).do(todo)
 
     summary = [f"{len(todo) - len(failures)} of {len(jobs)} images upscaled to {output}"]
     if changed:

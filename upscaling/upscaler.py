@@ -22,6 +22,7 @@ from common.errors import UserError
 from common.machine import memory_budget
 from images.pixels import to_integers
 from tf1 import checkpoints
+from tf1.start import start_tensorflow
 
 log = logging.getLogger("srgan")
 
@@ -53,13 +54,15 @@ def _engine_class(name: str) -> Callable[..., Engine]:
         from upscaling.ncnn import NcnnEngine
 
         return functools.partial(NcnnEngine, use_vulkan=name == "ncnn-vulkan")
+    start_tensorflow()
     from upscaling.graph import GraphEngine
 
     return GraphEngine
 
 
 def _layout(network: str) -> tuple[dict, dict[str, tuple]]:
-    """model.layout, for files that do not name their arrays; imports TensorFlow."""
+    """model.layout, for files that do not name their arrays."""
+    start_tensorflow()
     from model import layout
 
     return layout(network)

@@ -99,14 +99,14 @@ def test_unknown_memory_is_taken_for_4_gb(monkeypatch):
 
 def test_a_gpu_that_tensorflow_cannot_use_is_logged(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(runtime, "GPU_DRIVER", tmp_path / "version")
-    runtime.configure(settings())
+    runtime.warn_of_unused_gpu()
     assert caplog.text == ""
     (tmp_path / "version").touch()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    runtime.configure(settings())
+    runtime.warn_of_unused_gpu()
     assert caplog.text == ""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    runtime.configure(settings())
+    runtime.warn_of_unused_gpu()
     assert "TensorFlow cannot use it: the CPU computes" in caplog.text
 
 

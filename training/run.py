@@ -60,9 +60,9 @@ class Run:
                 return
             yield position.epoch
 
-    def batches(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(LR, HR) for the remaining steps of this epoch; sets the learning rate."""
-        phase, epoch, done = self.schedule.position(self.step_number)
+    def batches(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(LR, HR) for the remaining steps of an epoch; sets the learning rate."""
+        phase, _, done = self.schedule.position(self.step_number)
         steps, rate, said_at = self.schedule.steps_per_epoch, None, time.monotonic()
         if done == 0:
             self.sums = Counter()
@@ -109,9 +109,9 @@ class Run:
         if self.schedule.position(self.step_number).epoch_step:  # else end_epoch() does
             self._stop_if_asked()
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, epoch: int) -> None:
         """Writes the log; every TRAIN.save_every epochs samples and weights before it, the state after it."""
-        phase, epoch, _ = self.last_position
+        phase = self.last_position.phase
         is_checkpoint = (epoch + 1) % self.train.save_every == 0
         is_checkpoint |= self.step_number == self.schedule.phase_end(phase)
         if self.report:

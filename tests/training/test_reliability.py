@@ -116,8 +116,8 @@ def test_reports_that_cannot_be_written_do_not_stop_training_and_are_tried_again
 ):
     (tmp_path / blocked).mkdir(parents=True)  # a folder where the file should be
 
-    def end_epoch(run, end=Run.end_epoch):
-        end(run)
+    def end_epoch(run, epoch, end=Run.end_epoch):
+        end(run, epoch)
         if run.step_number == 3:
             (tmp_path / blocked).rmdir()
 
@@ -172,10 +172,10 @@ def small_disk(tmp_path):
 def test_a_full_disk_ends_the_run_and_loses_nothing(small_disk, short_run, monkeypatch):
     filler = small_disk / "filler"
 
-    def end_epoch(run, end=Run.end_epoch):
+    def end_epoch(run, epoch, end=Run.end_epoch):
         if run.step_number == 6:
             filler.write_bytes(bytes(shutil.disk_usage(small_disk).free))
-        end(run)
+        end(run, epoch)
 
     with monkeypatch.context() as patch:
         patch.setattr(Run, "end_epoch", end_epoch)

@@ -44,7 +44,10 @@ class _Plan(NamedTuple):
 
 
 class Dataset:
-    """Random LR and HR patches of a folder's images, a function of (seed, epoch, position)."""
+    """Random LR and HR patches of a folder's images, a function of (seed, epoch, position).
+
+    An epoch is one pass over the images here, whatever TRAIN.steps_per_epoch says.
+    """
 
     def __init__(
         self,

@@ -207,6 +207,7 @@ def browser(address):
 
 def opened(browser, address, width=1280, height=900):
     tab = browser.new_page(viewport={"width": width, "height": height})
+    tab.set_default_timeout(60_000)
     tab.asked = []
     tab.on("request", lambda request: tab.asked.append(request.url))
     tab.goto(address)
@@ -215,16 +216,18 @@ def opened(browser, address, width=1280, height=900):
 
 
 def enlarge_in(tab, path):
-    """Chooses a file, once more if the page did not listen yet, and clicks."""
+    """Chooses a file, again if the page did not listen yet, and clicks."""
     from playwright.sync_api import TimeoutError as NotShown
 
-    name = tab.get_by_text(path.name).first
-    tab.set_input_files("#image input[type=file]", str(path))
-    try:
-        name.wait_for(timeout=15_000)
-    except NotShown:
+    name, attempts = tab.get_by_text(path.name).first, 4
+    for attempt in range(attempts):
         tab.set_input_files("#image input[type=file]", str(path))
-        name.wait_for(timeout=60_000)
+        try:
+            name.wait_for(timeout=15_000)
+            break
+        except NotShown:
+            assert attempt + 1 < attempts
+            tab.reload()
     tab.get_by_role("button", name="Enlarge").click()
 
 

@@ -20,19 +20,19 @@ config.TRAIN.steps_per_epoch = 0  # 0: one pass over the images
 config.TRAIN.beta1 = 0.9  # Adam
 config.TRAIN.lr_init = 1e-4  # learning rate
 config.TRAIN.lr_schedule = "step"  # 'step': the decay below; 'cosine': to zero over each phase of G
-config.TRAIN.warmup_steps = 0  # linear warm-up of the learning rate at the start of each phase of G
+config.TRAIN.warmup_steps = 0  # steps of linear warm-up at the start of each phase of G
 config.TRAIN.n_epoch_init = 100  # epochs of MSE pretraining
 config.TRAIN.n_epoch_d = 0  # epochs in which D learns alone, before adversarial training
 config.TRAIN.n_epoch = 2000  # epochs of adversarial training
 config.TRAIN.lr_decay = 0.1  # factor on the learning rate in the adversarial phase ...
-config.TRAIN.decay_every = 0  # ... every so many epochs; 0: once, half way
+config.TRAIN.decay_every = 0  # ... every so many epochs; 0: every n_epoch // 2
 config.TRAIN.ema_decay = 0.0  # moving average of the generator for use, batch norm's too; 0: none
-config.TRAIN.init = "normal"  # weights to start from: 'normal': N(0, 0.02); 'fan_in': N(0, 1 / fan_in)
+config.TRAIN.init = "normal"  # weights to start from: 'normal': N(0, 0.02 ** 2); 'fan_in': N(0, 1 / fan_in)
 config.TRAIN.init_weights = ""  # generator to start from: npz, or shipped: 'srresnet', 'srgan', ...
 config.TRAIN.init_weights_d = ""  # discriminator to start from: npz, or 'srgan', 'photo'
 config.TRAIN.save_every = 10  # epochs between samples and checkpoints
 config.TRAIN.save_minutes = 10.0  # minutes between saves of the training state, epochs or not
-config.TRAIN.keep_weights = 0  # epochs between weights kept under a numbered name; 0: none
+config.TRAIN.keep_weights = 0  # numbered weights stay of saved epochs that are multiples of it; 0: none
 
 config.VALID = edict()
 config.VALID.hr_img_path = "sample"  # an image, a folder, or 'sample': a photo of an installed package
@@ -130,10 +130,10 @@ RECIPES = {
         "TRAIN.n_epoch_init": 0,
         "TRAIN.n_epoch_d": 3,
         "TRAIN.n_epoch": 600,
-        "TRAIN.lr_decay": 1.0,  # falling, it lets the discriminator win
+        "TRAIN.lr_decay": 1.0,  # constant: with a falling rate the discriminator wins
         "TRAIN.save_every": 5,
         "TRAIN.warmup_steps": 50,
-        "TRAIN.ema_decay": 0.9998,  # the networks chase each other: an average is better than a save
+        "TRAIN.ema_decay": 0.9998,  # G and D chase each other: an average beats any snapshot
         "MODEL.discriminator.convs": PAPER_CONVS,
         "MODEL.discriminator.residual": (),
         "MODEL.discriminator.patch_gan": True,
@@ -176,7 +176,7 @@ RECIPES = {
         "VGG.every": 2,
         "VGG.input_size": 0,
     },
-    # minutes on two CPU cores: TensorLayer's way from the same weights, with little of everything
+    # minutes on two CPU cores: the shipped SRResNet, a small discriminator, few steps
     "demo": {
         "TRAIN.init_weights": "srresnet",
         "TRAIN.hr_patch_size": 96,

@@ -1,7 +1,7 @@
 """The two networks: generator SRGAN_g and discriminator SRGAN_d, as pure graph builders.
 
 Shapes come from arguments, with defaults in config.py: the TensorLayer network of the note. Scope
-names are the note's, and so are the checkpoint's keys.
+names are the note's; a checkpoint's keys are scopes with TensorLayer 2's names of arrays.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tf1.layers import (
 )
 
 GENERATOR, DISCRIMINATOR = config.MODEL.generator, config.MODEL.discriminator  # defaults
-TRUNK = "add3"  # the sum that ends the layers at LR resolution
+TRUNK = "add3"  # the sum that ends the residual trunk
 LEAK = 0.2  # slope of the discriminator's leaky ReLU (Ledig et al. 2017, section 2.1)
 
 
@@ -59,7 +59,7 @@ def SRGAN_g(
     """[N, h, w, 3] in [-1, 1] -> `.outputs` [N, s h, s w, 3] in [-1, 1] (Ledig et al. 2017, fig. 4).
 
     The scale s is 4, as there, or 2, 3 or 8 (Lim et al. 2017, fig. 3). activation: 'relu' or 'prelu';
-    output_activation: 'tanh' or 'linear'; init: 'normal' is N(0, 0.02), 'fan_in' is N(0, 1 / fan_in).
+    output_activation: 'tanh' or 'linear'; init: 'normal' is N(0, 0.02 ** 2), 'fan_in' is N(0, 1 / fan_in).
     Without `norm`, for inference with folded weights, convolutions have biases in place of batch norm.
     Convolutions compute in `dtype`; outputs are float32.
     """

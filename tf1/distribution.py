@@ -25,7 +25,7 @@ class Cluster:
     """The replicas that train a model: some on this host, as many on each of the others."""
 
     strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
-    config: tf.compat.v1.ConfigProto | None = None  # of sessions
+    session_config: tf.compat.v1.ConfigProto | None = None
     host: int = 0
     hosts: int = 1
     target: str = ""  # of sessions: this host's server where there are several
@@ -108,7 +108,7 @@ def connect(settings) -> Cluster:
         kind, count = ("gpu", len(gpus)) if gpus else ("cpu", 1)
         devices = [f"/{kind}:{number}" for number in range(settings.devices or count)]
         if len(devices) == 1:
-            return Cluster(config=options)
+            return Cluster(session_config=options)
         return Cluster(tf.distribute.MirroredStrategy(devices), options)
     spec = resolver.cluster_spec()
     jobs = [(job, task) for job in ("chief", "worker") if job in spec.jobs for task in spec.task_indices(job)]

@@ -165,7 +165,7 @@ class Dataset:
             yield lr, hr
 
     def _positions(self, step: int, part: tuple[int, int]) -> range:
-        """Of one part's crops of a step's batch in the epoch's order."""
+        """The positions, in the epoch's order, of one part of a step's batch."""
         share = self.batch_size // part[1]
         first = step * self.batch_size + part[0] * share
         return range(first, first + share)

@@ -31,7 +31,7 @@ CHROMA_420_RATE = 0.7  # of the JPEGs: 4:2:0; the others are 4:4:4
 
 # Ranges, drawn uniformly
 HR_BLUR_SIGMA = (0.2, 2.8)  # px of HR (BSRGAN 3.2: up to 2.8 at scale 4)
-MID_BLUR_SIGMA = (0.2, 1.2)  # px of the half-size image of the second pass (Real-ESRGAN 4.1: up to 1.5)
+MID_BLUR_SIGMA = (0.2, 1.2)  # px of the image between the two passes (Real-ESRGAN 4.1: up to 1.5)
 SINC_CUTOFF = (np.pi / 3, np.pi)  # radians per px (Real-ESRGAN 4.1)
 MID_SIDE = (0.8, 3.0)  # side of the image between two passes, in units of LR's
 RESIZE_MODES = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}

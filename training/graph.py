@@ -21,7 +21,7 @@ v1 = tf.compat.v1
 
 
 def build(config, dtype: tf.DType) -> SimpleNamespace:
-    """Builds the graph in the default tf.Graph and returns its names; convolutions compute in `dtype`.
+    """Builds the graph in the default tf.Graph; returns its parts by name. Convolutions compute in `dtype`.
 
     One run of `g_optim` is the note's two runs, with one forward pass of G: D's update, then G's against the
     updated D. Without adversarial epochs there is no D and no VGG19.
@@ -101,10 +101,12 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
             logits_of_updated_d, tf.ones_like(logits_of_updated_d)
         )
         weighted_mse_loss = loss.mse * mse_loss
-        g_loss = sum(extra_losses.values(), weighted_mse_loss + vgg_loss + g_gan_loss)
+        g_loss = weighted_mse_loss + vgg_loss + g_gan_loss
+        for extra_loss in extra_losses.values():
+            g_loss += extra_loss
         g_optim, g_finite = minimise("g_optim", g_loss, g_vars, **adam, nets=[net_g], average=average)
 
-    # For the log: means over all devices; G's terms as they add up to g_loss
+    # For the log: means over all devices; mse_loss as weighted, so that G's terms add up to g_loss
     g_init_losses = over_replicas({"mse_loss": mse_loss})
     if adversarial:
         finite = tf.logical_and(d_finite, g_finite)

@@ -56,7 +56,7 @@ class PatchCutter:
         return [self.pair(image, crop, np.random.default_rng(seed)) for crop, seed in zip(crops, seeds)]
 
     def pair(self, image: np.ndarray, crop: Crop, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(LR, HR) of a patch: the note's downsample_fn of its crop_sub_imgs_fn, or a degradation."""
+        """uint8 (LR, HR) of a patch: the note's crop and downsampling, or a degradation."""
         scale = self._scale
         if self._degradation == "bicubic":
             hr = self._crop(image, crop, 0)
@@ -106,8 +106,8 @@ class PatchCutter:
             raise UserError(f"more than half of the images cannot be read any more; the last one: {error}")
 
     def _cached(self, path: Path) -> np.ndarray:
-        """The first images that fit the budget stay in memory, none makes room for another: each is used
-        once an epoch, so the least recently used one is the next to be needed."""
+        """The decoded image. The first ones that fit the budget stay, and none makes room for another: each
+        is used once an epoch, in a new order, so no choice would be much better."""
         if path in self._cache:
             return self._cache[path]
         image = files.read_rgb(path)

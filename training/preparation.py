@@ -30,10 +30,13 @@ log = logging.getLogger("srgan")
 
 @contextlib.contextmanager
 def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: bool) -> Iterator[Run]:
-    """A run with its graph, session and data, continued or new. Without VGG19 weights no folder is made."""
+    """A run with its graph, session and data, continued or new.
+
+    Nothing is written before VGG19's weights are found.
+    """
     runtime.configure(config.RUNTIME)
     require_memory(config.TRAIN, config.MODEL.generator)
-    vgg_weights, features = vgg_features(config)
+    vgg_weights, features = load_vgg_weights(config)
     cluster = distribution.connect(config.RUNTIME)
     cluster.require_divisible(config.TRAIN.batch_size)
     if cluster.is_chief:
@@ -56,7 +59,7 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
 
         log.info("Building graph")
         g = new_graph(config, dtype, cluster)
-        session = tf.compat.v1.Session(cluster.target, g.t_image.graph, cluster.config)
+        session = tf.compat.v1.Session(cluster.target, g.t_image.graph, cluster.session_config)
         with session as sess, cluster.strategy.scope():
             cluster.require_agreement(sess, {"settings": resume.numeric_settings(config), **facts})
             report = None
@@ -90,7 +93,7 @@ def new_graph(config, dtype: tf.DType, cluster: distribution.Cluster):
         return cluster.build(lambda: build(config, dtype))
 
 
-def vgg_features(config) -> tuple[dict[str, np.ndarray], str]:
+def load_vgg_weights(config) -> tuple[dict[str, np.ndarray], str]:
     """(VGG19 weights, their name). {} and 'random' where `VGG.on_missing` allows random features.
 
     The name is the layer and a hash of the weights; 'none' without adversarial training.

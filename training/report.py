@@ -82,13 +82,13 @@ class Report:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     @contextlib.contextmanager
-    def tolerated(self, loss: str) -> Iterator[None]:
+    def tolerated(self, missing: str) -> Iterator[None]:
         """Logs a failure of the block and carries on."""
         try:
             yield
         except (UserError, OSError, MemoryError, ValueError, tf.errors.OpError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            sentence = f"WARNING: {loss} ({reason}); training continues"
+            sentence = f"WARNING: {missing} ({reason}); training continues"
             log.info("%s", sentence)
             self.record(sentence)
 
@@ -119,7 +119,7 @@ class Report:
             return {"psnr_db": metrics.psnr_y(valid_sr, valid_hr, border=scale)}
         return {}
 
-    def epoch(self, line: dict, steps: int, steps_left: int) -> None:
+    def log_epoch(self, line: dict, steps: int, steps_left: int) -> None:
         """The end of an epoch of `steps` steps: phase, epoch, step, losses, seconds, PSNR if measured."""
         log.info("%s", _describe(line, steps, steps_left * line["seconds"] / steps))
         self._unwritten += json.dumps(line) + "\n"

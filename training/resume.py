@@ -87,8 +87,8 @@ def archive(folder: Path) -> None:
         for path in found:
             os.replace(path, aside / path.name)
     except OSError as error:
-        raise UserError(f"cannot move the run before to {aside}: {error.strerror or error}") from None
-    log.info("The run before is now in %s", aside)
+        raise UserError(f"cannot move the previous run to {aside}: {error.strerror or error}") from None
+    log.info("The previous run is now in %s", aside)
 
 
 def numeric_settings(config) -> dict:
@@ -124,8 +124,8 @@ def require_same_facts(saved: Saved, schedule: Schedule, facts: dict) -> None:
         same = before.position(done) == schedule.position(done)
         if not same or before.learning_rate(done) != schedule.learning_rate(done):
             raise UserError(
-                f"the run in {folder} was made with other numbers of epochs, and its {step} steps would have "
-                "been others by these: use the same TRAIN.n_epoch_init, n_epoch_d and n_epoch, or --restart"
+                f"the run in {folder} was made with other numbers of epochs, and with these its {step} steps "
+                "would have differed: use the same TRAIN.n_epoch_init, n_epoch_d and n_epoch, or --restart"
             )
     sentences = {
         "images": "was made from other images ({}, now {}): bring them back, or start again with --restart",

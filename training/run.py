@@ -47,7 +47,7 @@ class Run:
 
     @property
     def last_position(self) -> Position:
-        """Of the last step that was done; of the first one before it."""
+        """Of the last step that was done, or of the first if none is."""
         return self.schedule.position(max(0, self.step_number - 1))
 
     # -- the loop
@@ -85,7 +85,7 @@ class Run:
                 self.in_step = True
                 yield batch
 
-    def step(self, losses: dict[str, float], finite: bool) -> None:
+    def end_step(self, losses: dict[str, float], finite: bool) -> None:
         """Counts a step and its losses; stops if a signal asked for it."""
         self.in_step = False
         self.step_number += 1
@@ -110,7 +110,8 @@ class Run:
             self._stop_if_asked()
 
     def end_epoch(self, epoch: int) -> None:
-        """Writes the log; every TRAIN.save_every epochs samples and weights before it, the state after it."""
+        """Logs the epoch. Every TRAIN.save_every epochs, and at the end of a phase, it writes samples and
+        weights before that and the state after it."""
         phase = self.last_position.phase
         is_checkpoint = (epoch + 1) % self.train.save_every == 0
         is_checkpoint |= self.step_number == self.schedule.phase_end(phase)
@@ -126,7 +127,7 @@ class Run:
                 line |= self.report.samples(phase, epoch + 1, self.step_number)
                 self.save_weights(epoch + 1, line.get("psnr_db"))
             steps_left = self.schedule.phase_end(phase) - self.step_number
-            self.report.epoch(line, self.schedule.steps_per_epoch, steps_left)
+            self.report.log_epoch(line, self.schedule.steps_per_epoch, steps_left)
         if is_checkpoint:
             self.save()
         self._stop_if_asked()

@@ -37,7 +37,7 @@ class Schedule:
         return sum(self.epochs[name] for name in names[: names.index(phase) + 1]) * self.steps_per_epoch
 
     def learning_rate(self, step: int) -> float:
-        """Of a step: warm-up, then TRAIN.lr_schedule. D alone learns at lr_init.
+        """A step's learning rate: warm-up, then TRAIN.lr_schedule. D alone learns at lr_init.
 
         'step' decays it in the adversarial phase alone, as the note does; 'cosine' goes to zero over each
         phase of G.

@@ -1,4 +1,4 @@
-"""Evaluation: the validation image, benchmark sets, own images."""
+"""Evaluation: the validation image, benchmark sets, your own images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger("srgan")
 
 PROTOCOL = (
     "PSNR and SSIM on Y (BT.601, 16-235) of 8-bit images, {} px border removed; "
-    "LR is MATLAB's bicubic; SSIM with an 11 x 11 Gaussian window, sigma 1.5"
+    "LR is MATLAB's bicubic unless given; SSIM with an 11 x 11 Gaussian window, sigma 1.5"
 )
 COLUMNS = {  # of the benchmark's table: heading, format
     "set": ("set", "<8"),
@@ -78,7 +78,7 @@ def evaluate(args, config) -> int:
 
     @contextlib.contextmanager
     def upscaling():
-        """Loads the generator, which takes seconds: after what else could refuse the command."""
+        """Starts the engine, which takes seconds: after everything else that could refuse the command."""
         with Upscaler(arrays, meta["arguments"], config.RUNTIME, source=path, engine=args.engine) as upscaler:
             log.info("Upscaling on %s", upscaler.engine.device)
             yield functools.partial(upscaler, self_ensemble=args.self_ensemble)
@@ -244,7 +244,7 @@ def pairs(folder: Path, scale: int, output: Path | None = None) -> list[tuple[st
             candidates = (same, same.with_stem(f"{same.stem}x{scale}"))
             lr = next((candidate for candidate in candidates if candidate.is_file()), None)
             if lr is None:
-                raise UserError(f"{hr_folder} has {path.name}, but {lr_folder} has not")
+                raise UserError(f"{hr_folder} has {path.name}, but {lr_folder} has no LR for it")
         elif path.stem.endswith("_LR") and path.with_name(f"{path.stem[:-3]}_HR") in stems:
             continue
         elif path.stem.endswith("_HR"):

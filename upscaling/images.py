@@ -118,7 +118,7 @@ class _Run:
         """Read the next image and write the last one while one is computed; returns failures by job.
 
         At most three images are in memory. When interrupted, the image that is being written is finished,
-        since its computing was the expensive part, and no other is begun.
+        since computing it was the expensive part, and no other is begun.
         """
         failures = {}
 
@@ -184,7 +184,7 @@ class _Run:
         return source.read(), state
 
     def upscaled(self, job: Job, image: ImageData, progress: Callable[[float], None]) -> np.ndarray:
-        """[h, w, 3], [scale * h, scale * w, 3] of the same type."""
+        """The network's RGB [scale * h, scale * w, 3], of the image's type."""
         try:
             sr = self.upscale(_network_input(image), progress)
         except UserError as error:
@@ -206,7 +206,7 @@ class _Run:
                 # Bicubic overshoots a step outwards only, where it is clipped: opaque pixels stay opaque.
                 # Lanczos rings inwards as well, and a network might.
                 alpha = resize(alpha, *size, Image.Resampling.BICUBIC)
-            if job.sheet:  # first: an image whose result exists is done
+            if job.sheet:  # written first, because an existing result marks the image as done
                 write_rgb(job.sheet, _comparison(image.pixels, sr))
             write_image(job.target, replace(image, pixels=sr, alpha=alpha))
             add_notes(job, self.made_with, state)

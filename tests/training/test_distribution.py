@@ -48,7 +48,7 @@ def states(devices):
             ADVERSARIAL: [graph.g_optim, graph.g_losses],
         }
         variables = tf.compat.v1.global_variables()
-        with tf.compat.v1.Session(config=cluster.config) as session:
+        with tf.compat.v1.Session(config=cluster.session_config) as session:
             session.run(tf.compat.v1.global_variables_initializer())
             session.run(graph.reset_average)
             start = dict(zip(variables, checkpoints.fetch(session, variables).values()))

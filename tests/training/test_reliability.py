@@ -85,7 +85,7 @@ def assert_ends_like(run, folder):
 # --- The disk
 
 
-@pytest.mark.parametrize(("part", "dies_in"), [(Report, "samples"), (Report, "epoch"), (Run, "save")])
+@pytest.mark.parametrize(("part", "dies_in"), [(Report, "samples"), (Report, "log_epoch"), (Run, "save")])
 def test_an_epoch_that_a_run_died_in_writing_is_done_again(short_run, tmp_path, monkeypatch, part, dies_in):
     """Weights, samples and the log come before the state."""
     real = getattr(part, dies_in)
@@ -190,7 +190,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(small_disk, short_run, monke
     ("part", "where", "error", "saved"),
     [
         # within a step, when some of the variables may be of the step and some of the one before
-        (Run, "step", tf.errors.InvalidArgumentError(None, None, "boom"), 0),
+        (Run, "end_step", tf.errors.InvalidArgumentError(None, None, "boom"), 0),
         (Schedule, "learning_rate", ZeroDivisionError("boom"), 2),
     ],
     ids=["within a step", "between steps"],
@@ -377,12 +377,12 @@ def test_numbered_weights_are_kept(tmp_path):
 def with_steps_that_are_not_finite(monkeypatch, bad):
     """The loss of the steps `bad`, from 1 on, comes out as NaN."""
 
-    def step(self, losses, finite, real=Run.step):
+    def step(self, losses, finite, real=Run.end_step):
         if self.step_number + 1 in bad:
             losses, finite = {name: np.float32(np.nan) for name in losses}, False
         real(self, losses, finite)
 
-    monkeypatch.setattr(Run, "step", step)
+    monkeypatch.setattr(Run, "end_step", step)
 
 
 def test_skipped_steps_are_counted_and_the_run_goes_on(tmp_path, monkeypatch):

@@ -78,13 +78,13 @@ def log_lines(folder):
 def run_until(folder, stop_after, *settings):
     """Runs in `folder`; SIGTERM comes at the end of the step `stop_after`."""
 
-    def step_with_stop(run, *results, step=Run.step):
+    def step_with_stop(run, *results, step=Run.end_step):
         if run.step_number + 1 == stop_after:
             signal.raise_signal(signal.SIGTERM)
         step(run, *results)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "step", step_with_stop)
+        patch.setattr(Run, "end_step", step_with_stop)
         with pytest.raises(SystemExit) as stopped:
             run_training(folder, *settings)
     assert stopped.value.code == 143

@@ -57,6 +57,7 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
             resume.require_same_facts(saved, schedule, facts)
         valid = within_memory(*validation_pair(scale, **config.VALID))
 
+        # The note's 6.2.2 begins here: a session, initial weights, VGG19's weights
         log.info("Building graph")
         g = new_graph(config, dtype, cluster)
         session = tf.compat.v1.Session(cluster.target, g.t_image.graph, cluster.session_config)

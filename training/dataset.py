@@ -142,16 +142,15 @@ class Dataset:
             for position in self._positions(step, part):
                 positions.setdefault(plan.visits[position], []).append(position)
         patches: dict[int, Future] = {}  # of each visit that has begun
-        pending = iter(list(positions))  # the first needed first
-        next_visit = next(pending, None)
+        pending = list(reversed(positions))  # the next one last
         for step in range(first_step, self.steps_per_epoch):
-            while next_visit is not None and positions[next_visit][0] < (step + 1 + _STEPS_AHEAD) * size:
-                of_visit = positions[next_visit]
+            while pending and positions[pending[-1]][0] < (step + 1 + _STEPS_AHEAD) * size:
+                visit = pending.pop()
+                of_visit = positions[visit]
                 rows = zip(*(field[of_visit].tolist() for field in plan[2:]))
                 seeds = [[self._seed, epoch, position] for position in of_visit]
                 image = int(plan.images[of_visit[0]])
-                patches[next_visit] = cut(image, [Crop(*row) for row in rows], seeds)
-                next_visit = next(pending, None)
+                patches[visit] = cut(image, [Crop(*row) for row in rows], seeds)
             of_batch = self._positions(step, part)
             visits = plan.visits[of_batch.start : of_batch.stop]
             pairs = [

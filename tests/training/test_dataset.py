@@ -7,12 +7,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from common.errors import UserError
-from images import files, photos
+from images import bicubic, files
 from training import dataset, patches
 from training.dataset import Dataset
 
@@ -62,13 +63,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_batches_are_uint8_patches_cut_from_the_images(folder):
-    batches = list(hr_batches(make(folder, augment=False), 0))
+def test_batches_are_uint8_patches_cut_from_the_images_and_their_bicubic_lr(folder):
+    batches = list(epoch_of(make(folder, augment=False), 0))
     assert len(batches) == 8  # 10 images x 3 crops / 4, rounded up
-    for batch in batches:
-        assert batch.shape == (4, PX, PX, 3)
-        assert batch.dtype == np.uint8
-        for patch in batch:
+    for lr, hr in batches:
+        assert hr.shape == (4, PX, PX, 3)
+        assert hr.dtype == np.uint8
+        np.testing.assert_array_equal(lr, [bicubic.downsample(patch, 4) for patch in hr])
+        for patch in hr:
             assert (patch[..., 0] == patch[0, 0, 0]).all()
             np.testing.assert_array_equal(patch[:, 0, 1], patch[0, 0, 1] + np.arange(PX))
             np.testing.assert_array_equal(patch[0, :, 2], patch[0, 0, 2] + np.arange(PX))
@@ -110,30 +112,23 @@ def test_positions_and_all_8_symmetries_occur(folder):
     assert set(patches[..., 2].min(axis=(1, 2))) == set(range(24 - PX + 1))
 
 
-def test_order_depends_on_seed_and_epoch_alone(folder, monkeypatch):
-    first = np.stack(list(hr_batches(make(folder), 5)))
+@pytest.mark.parametrize("degradation", ["bicubic", "photo"])
+def test_batches_are_a_function_of_seed_epoch_and_position(folder, monkeypatch, degradation):
+    def batches(epoch, first_step=0, count=8, seed=0):
+        data = make(folder, degradation=degradation, seed=seed)
+        with contextlib.closing(data.stream(epoch, first_step)) as stream:
+            return [np.stack(images) for images in zip(*itertools.islice(stream, count))]
+
+    lr, hr = whole = batches(5)
+    assert lr.shape == (8, 4, PX // 4, PX // 4, 3) and lr.dtype == np.uint8
     monkeypatch.setattr(patches, "usable_cores", lambda: 16)
-    again = make(folder)
-    list(hr_batches(again, 0))
-    np.testing.assert_array_equal(np.stack(list(hr_batches(again, 5))), first)
-    assert (np.stack(list(hr_batches(make(folder), 6))) != first).any()
-    assert (np.stack(list(hr_batches(make(folder, seed=1), 5))) != first).any()
-
-
-@pytest.mark.parametrize("first_step", [1, 3, 7, 8])
-def test_resumed_epoch_continues_with_the_same_bits(folder, first_step):
-    whole = list(hr_batches(make(folder), 2))
-    resumed = list(hr_batches(make(folder), 2, first_step))
-    assert len(resumed) == 8 - first_step
-    for expected, batch in zip(whole[first_step:], resumed):
-        np.testing.assert_array_equal(batch, expected)
-
-
-def test_images_are_decoded_once_when_it_is_their_turn(folder, decoded):
-    data = make(folder, batch_size=3, crops_per_image=6)
-    assert data.listing["003.png"][2:] == (16, 24) and decoded == []
-    list(hr_batches(data, 0))
-    assert len(decoded) == data.num_images == len(set(decoded))
+    for first_step in (0, 1, 3, 7):
+        for images, resumed in zip(whole, batches(5, first_step, 8 - first_step)):
+            np.testing.assert_array_equal(resumed, images[first_step:])
+    for images, others in zip(whole, batches(4, 7, 9)):  # on into the next epoch
+        np.testing.assert_array_equal(others[1:], images)
+    for others in (batches(6), batches(5, seed=1)):
+        assert (others[0] != lr).any() and (others[1] != hr).any()
 
 
 def test_resuming_does_not_decode_what_was_skipped(tmp_path, decoded):
@@ -142,35 +137,37 @@ def test_resuming_does_not_decode_what_was_skipped(tmp_path, decoded):
     assert len(decoded) == 8  # the crops of two batches of ten
 
 
-def test_crops_of_one_image_are_spread_over_many_batches(tmp_path):
-    write_images(tmp_path, [(16, 16)] * 10)
-    batches = list(hr_batches(make(tmp_path, batch_size=8, crops_per_image=40), 0))
-    images_per_batch = [len(set(batch[:, 0, 0, 0])) for batch in batches]
-    assert np.mean(images_per_batch) > 4  # 1 where nothing is spread, 5.7 by chance
-    for number in range(10):
-        assert sum((batch[:, 0, 0, 0] == number).any() for batch in batches) >= 15
+@pytest.mark.parametrize(("pool", "fewest", "most"), [(2**20, 9, 24), (12, 0, 44 // 4)])
+def test_crops_of_an_image_are_spread_as_far_as_they_may_wait(tmp_path, monkeypatch, pool, fewest, most):
+    """Where 12 crops may wait, none moves by more than 12 positions: 20 of an image lie within 44."""
+    monkeypatch.setattr(dataset, "_POOL_BYTES", pool * 3 * PX**2)
+    write_images(tmp_path, [(16, 16)] * 30)
+    batches = list(hr_batches(make(tmp_path, batch_size=4, crops_per_image=20), 0))
+    for number in range(30):
+        steps = [step for step, batch in enumerate(batches) if (batch[:, 0, 0, 0] == number).any()]
+        assert len(steps) >= fewest and steps[-1] - steps[0] <= most
 
 
-def test_large_images_give_crops_by_their_area(tmp_path):
-    """One for each square of 2.5 patches, here 100 px, and at least one."""
-    sizes = [(200, 200), (100, 100), (50, 80), (200, 100)]
-    for number, (h, w) in enumerate(sizes):
+@pytest.mark.parametrize(("batch_size", "crops"), [(4, [4, 1, 1, 2]), (12, [4, 3, 3, 3])])
+def test_large_images_give_crops_by_their_area(tmp_path, batch_size, crops):
+    """One for each square of 2.5 patches, here 100 px; at least one, and more if a batch would repeat one."""
+    for number, (h, w) in enumerate([(200, 200), (100, 100), (50, 80), (200, 100)]):
         files.write_rgb(tmp_path / f"{number}.png", np.full((h, w, 3), number, np.uint8))
-    data = make(tmp_path, patch_size=40, crops_per_image=None)
+    data = make(tmp_path, patch_size=40, crops_per_image=None, batch_size=batch_size)
     patches = np.concatenate(list(hr_batches(data, 0)))
-    assert data.steps_per_epoch == 2
-    np.testing.assert_array_equal(np.bincount(patches[:, 0, 0, 0]), [4, 1, 1, 2])
-    data = make(tmp_path, patch_size=40, crops_per_image=None, batch_size=12)  # a batch repeats no crop
-    patches = np.concatenate(list(hr_batches(data, 0)))
-    assert data.steps_per_epoch == 2 and len(patches) == 24
-    np.testing.assert_array_equal(np.bincount(patches[:13, 0, 0, 0]), [4, 3, 3, 3])
+    assert len(patches) == 2 * batch_size == data.steps_per_epoch * batch_size
+    np.testing.assert_array_equal(np.bincount(patches[: sum(crops), 0, 0, 0]), crops)
 
 
 @pytest.mark.parametrize(("budget", "decodes"), [(0, 10), (3.5 * 16 * 24 * 3, 7), (2**20, 0)])
-def test_cache_keeps_the_images_that_fit_its_budget(folder, monkeypatch, decoded, budget, decodes):
+def test_images_are_decoded_once_an_epoch_or_kept_if_they_fit_the_budget(
+    folder, monkeypatch, decoded, budget, decodes
+):
     monkeypatch.setattr(patches, "CACHE_BYTES", budget)
     data = make(folder, batch_size=3)
+    assert data.listing["003.png"][2:] == (16, 24) and decoded == []
     list(hr_batches(data, 0))
+    assert len(decoded) == data.num_images == len(set(decoded))
     decoded.clear()
     list(hr_batches(data, 1))
     assert len(decoded) == decodes
@@ -200,9 +197,6 @@ def test_threads_end_with_the_epoch_and_with_close_and_cost_nothing_while_they_w
     assert input_threads() and time.process_time() - before < 0.05
     batches.close()
     assert not input_threads()
-    for _ in hr_batches(data, 0):
-        break
-    assert not input_threads()
 
 
 def test_unreadable_images_are_left_out_by_name_up_to_their_limit(folder, caplog):
@@ -219,16 +213,18 @@ def test_unreadable_images_are_left_out_by_name_up_to_their_limit(folder, caplog
     np.testing.assert_array_equal(first, again)
 
 
-@pytest.mark.parametrize("how", ["deleted", "damaged", "resized"])
-def test_an_image_lost_while_training_is_logged_once_and_another_stands_in(folder, caplog, decoded, how):
+@pytest.mark.parametrize(
+    "lose",
+    [
+        Path.unlink,
+        lambda path: path.write_bytes(path.read_bytes()[:60]),
+        lambda path: files.write_rgb(path, np.zeros((16, 20, 3), np.uint8)),
+    ],
+    ids=["deleted", "damaged", "resized"],
+)
+def test_an_image_lost_while_training_is_logged_once_and_another_stands_in(folder, caplog, decoded, lose):
     data = make(folder)
-    path = folder / "007.png"
-    if how == "deleted":
-        path.unlink()
-    elif how == "damaged":
-        path.write_bytes(path.read_bytes()[:60])
-    else:
-        files.write_rgb(path, np.zeros((16, 20, 3), np.uint8))
+    lose(folder / "007.png")
     batches = np.concatenate([*hr_batches(data, 0), *hr_batches(data, 1)])
     assert len(caplog.records) == 1 and "007.png" in caplog.text and "used instead" in caplog.text
     assert 7 not in batches[:, 0, 0, 0]
@@ -241,13 +237,8 @@ def test_an_image_lost_while_training_is_logged_once_and_another_stands_in(folde
 
 
 def test_errors_in_a_thread_reach_the_consumer_unchanged(folder, monkeypatch):
-    error = RuntimeError("boom")
-
-    def fail(path):
-        raise error
-
-    data = make(folder)
-    monkeypatch.setattr(files, "read_rgb", fail)
+    data, error = make(folder), RuntimeError("boom")
+    monkeypatch.setattr(files, "read_rgb", Mock(side_effect=error))
     with pytest.raises(RuntimeError) as caught:
         next(hr_batches(data, 0))
     assert caught.value is error
@@ -267,25 +258,7 @@ def test_fixed_patches_are_the_centres_of_the_first_images(folder):
     np.testing.assert_array_equal(patches[:, 0, 0, 0], [*range(10), 0, 1])
     assert (patches[:, 0, 0, 1:] == (4, 8)).all()  # (16 - 8) / 2, (24 - 8) / 2
     np.testing.assert_array_equal(make(folder, seed=9).fixed_patches(12)[1], patches)
-
-
-def test_sample_photos_are_a_dataset():
-    data = make("sample", patch_size=96)
-    assert data.num_images == 7
-    assert next(hr_batches(data, 0)).shape == (4, 96, 96, 3)
-    np.testing.assert_array_equal(
-        data.fixed_patches(1)[1][0], photos.sample_photos()["chelsea"][102:198, 177:273]
-    )
-
-
-def test_crops_that_wait_for_their_turn_take_bounded_memory(tmp_path, monkeypatch):
-    """Where 12 crops may wait, none moves by more than 12 places: 20 of a image lie within 44."""
-    monkeypatch.setattr(dataset, "_POOL_BYTES", 12 * 3 * PX**2)
-    write_images(tmp_path, [(16, 16)] * 30)
-    batches = list(hr_batches(make(tmp_path, batch_size=4, crops_per_image=20), 0))
-    for number in range(30):
-        steps = [step for step, batch in enumerate(batches) if (batch[:, 0, 0, 0] == number).any()]
-        assert steps[-1] - steps[0] <= 44 // 4
+    assert make("sample").num_images == 7
 
 
 def test_folders_of_the_run_are_no_training_data(folder, tmp_path):
@@ -299,13 +272,9 @@ def test_folders_of_the_run_are_no_training_data(folder, tmp_path):
 @pytest.mark.parametrize("degradation", ["bicubic", "photo"])
 def test_processes_cut_the_same_patches_as_threads(folder, degradation):
     made = [make(folder, degradation=degradation, exposures=0.3, processes=count) for count in (0, 2)]
-    with (
-        contextlib.closing(made[0].stream(0, 5)) as expected,
-        contextlib.closing(made[1].stream(0, 5)) as got,
-    ):
-        for _ in range(8):  # into the next epoch
-            for array, other in zip(next(got), next(expected)):
-                np.testing.assert_array_equal(array, other)
+    expected, got = (list(zip(*epoch_of(data, 0))) for data in made)
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_array_equal(got[1], expected[1])
     for path in folder.iterdir():
         path.unlink()
     with pytest.raises(UserError, match="more than half of the images"):
@@ -316,24 +285,19 @@ def test_processes_outlive_a_signal_to_all_and_end_with_a_killed_parent(folder):
     script = """
 import multiprocessing, sys
 from training.dataset import Dataset
-if __name__ == "__main__":
-    stream = Dataset(sys.argv[1], patch_size=8, scale=4, batch_size=1, seed=0, processes=1).stream(0)
-    while next(stream):
-        print(multiprocessing.active_children()[0].pid, flush=True)
-        sys.stdin.readline()
+stream = Dataset(sys.argv[1], patch_size=8, scale=4, batch_size=1, seed=0, processes=1).stream(0)
+while next(stream):
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    sys.stdin.readline()
 """
-    program = folder.parent / "program.py"
-    program.write_text(script)
-    command = [sys.executable, program, folder]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as parent:
+    command, pipe = [sys.executable, "-c", script, folder], subprocess.PIPE
+    options = {"cwd": ROOT, "text": True, "bufsize": 1}  # of lines
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, **options) as parent:
         process = int(parent.stdout.readline())
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(process, number)
         for _ in range(30):  # more than was cut ahead
-            parent.stdin.write(b"\n")
-            parent.stdin.flush()
+            parent.stdin.write("\n")
             assert int(parent.stdout.readline()) == process
         parent.kill()
         parent.communicate(timeout=20)  # until nobody holds the pipe

@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 from conftest import TINY
 from test_dataset import epoch_of
-from test_run import SHORT, assert_same_bits, batch, fed, log_lines, no_plots, run_training, tiny  # noqa: F401
+from test_run import SHORT, batch, fed, log_lines, no_plots, run_training, tiny  # noqa: F401
 
 from common.errors import UserError
 from images import bicubic
@@ -32,11 +32,12 @@ EVERYTHING = (
     *("TRAIN.batch_size=4", "TRAIN.ema_decay=0.9", "TRAIN.n_epoch_d=1"),
     *("VGG.every=2", "LOSS.means=10", "LOSS.excess=0.1"),
 )
-PHASES = (PRETRAIN, DISCRIMINATOR, ADVERSARIAL)
+FIRST_STEPS = [(PRETRAIN,), (DISCRIMINATOR,), (ADVERSARIAL,)]
+ALL_PHASES = (PRETRAIN, PRETRAIN, DISCRIMINATOR, ADVERSARIAL, ADVERSARIAL)
 
 
 def states(devices):
-    """{phase: losses and all variables after its first step}; the same after steps of all phases."""
+    """{phases: losses of the last step and all variables after a step of each of these phases}."""
     cfg = tiny(*EVERYTHING, f"RUNTIME.devices={devices}")
     cluster = distribution.connect(cfg.RUNTIME)
     with tf.Graph().as_default(), cluster.strategy.scope():
@@ -53,16 +54,15 @@ def states(devices):
             session.run(graph.reset_average)
             start = dict(zip(variables, checkpoints.fetch(session, variables).values()))
 
-            def steps(*phases):
+            def after(phases):
                 checkpoints.set_variables(session, start)
                 for number, phase in enumerate(phases):
                     hr = np.concatenate([batch(2 * number), batch(2 * number + 1)])
                     lr = fed(graph, hr)[graph.t_image]
                     _, losses = session.run(fetches[phase], cluster.feed(graph, lr, hr))
-                    yield losses, checkpoints.fetch(session, variables)
+                return losses, checkpoints.fetch(session, variables)
 
-            first = {phase: next(steps(phase)) for phase in PHASES}
-            return first, list(steps(PRETRAIN, PRETRAIN, DISCRIMINATOR, ADVERSARIAL, ADVERSARIAL))
+            return {phases: after(phases) for phases in (*FIRST_STEPS, ALL_PHASES)}
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +70,10 @@ def one_and_two():
     return states(1), states(2)
 
 
-@pytest.mark.parametrize("phase", PHASES)
-def test_two_devices_compute_what_one_does(one_and_two, phase):
+@pytest.mark.parametrize("phases", FIRST_STEPS)
+def test_two_devices_compute_what_one_does(one_and_two, phases):
     """Losses, gradients (Adam's first moments), batch-norm averages, all of the first step."""
-    (losses, one), (losses_of_two, two) = (first[phase] for first, _ in one_and_two)
+    (losses, one), (losses_of_two, two) = (each[phases] for each in one_and_two)
     assert losses_of_two == pytest.approx(losses, rel=1e-5)
     assert one.keys() == two.keys()
     moments = [name for name in one if re.search(r"_optim(_init)?$", name)]
@@ -96,10 +96,9 @@ def assert_nearly_the_same_weights(one, two):
 
 
 def test_two_devices_go_on_as_one_does(one_and_two):
-    (_, one), (_, two) = one_and_two
-    for (losses, _), (losses_of_two, _) in zip(one, two):
-        assert losses_of_two == pytest.approx(losses, rel=2e-3)
-    assert_nearly_the_same_weights(one[-1][1], two[-1][1])
+    (losses, one), (losses_of_two, two) = (each[ALL_PHASES] for each in one_and_two)
+    assert losses_of_two == pytest.approx(losses, rel=2e-3)
+    assert_nearly_the_same_weights(one, two)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
@@ -204,8 +203,7 @@ class Hosts:
 
 
 def test_two_hosts_train_one_model_and_only_the_chief_writes(tmp_path):
-    hosts = Hosts(tmp_path, EVERYTHING)
-    codes, outputs = hosts.wait()
+    codes, outputs = Hosts(tmp_path, EVERYTHING).wait()
     assert codes == [0, 0], outputs
     assert {path.name for path in (tmp_path / "1").rglob("*") if path.is_file()} == {"output.txt"}
     run_training(tmp_path, *EVERYTHING)

@@ -16,7 +16,7 @@ from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN
 
 def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, restart: bool) -> None:
     """Trains by `config`; files in, files out. Continues what is in `checkpoint_dir` unless `restart`."""
-    with prepared_run(config, Path(checkpoint_dir), Path(samples_dir), recipe, restart) as run:
+    with prepared_run(config, checkpoint_dir, samples_dir, recipe, restart) as run:
         sess, g = run.session, run.graph
         feed = run.cluster.feed  # gives {t_image: b_imgs_96, t_target_image: b_imgs_384}
 

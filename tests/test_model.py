@@ -31,48 +31,38 @@ def strided(sides, widths):
     return sum(sides**2 * a * b + 4 * b for a, b in itertools.pairwise(widths))
 
 
-@pytest.mark.parametrize(
-    ("recipe", "expected"),
-    [
-        ("tensorlayer", (3 * 3 * 3 * 64 + 64) + 16 * BLOCK + TRUNK_END_AND_UPSAMPLING + (64 * 3 + 3)),
-        (
-            "paper",  # 9x9 ends, one PReLU per block and after each stage
-            (9 * 9 * 3 * 64 + 64 + 64)
-            + 16 * (BLOCK + 64)
-            + TRUNK_END_AND_UPSAMPLING
-            + 2 * 64
-            + (9 * 9 * 64 * 3 + 3),
-        ),
-    ],
-)
-def test_generators_have_their_parameters(graph, recipe, expected):
-    assert SRGAN_g(tf.zeros([1, 8, 8, 3]), **make_config(recipe).MODEL.generator).count_params() == expected
+GENERATORS = {
+    "tensorlayer": (3 * 3 * 3 * 64 + 64) + 16 * BLOCK + TRUNK_END_AND_UPSAMPLING + (64 * 3 + 3),
+    # 9x9 ends, one PReLU per block and after each stage
+    "paper": (9 * 9 * 3 * 64 + 64 + 64)
+    + 16 * (BLOCK + 64)
+    + TRUNK_END_AND_UPSAMPLING
+    + 2 * 64
+    + (9 * 9 * 64 * 3 + 3),
+}
+DISCRIMINATORS = {
+    "tensorlayer": (4 * 4 * 3 * 64 + 64)  # h0 has a bias and no batch norm
+    + strided(4, [64, 128, 256, 512, 1024, 2048])
+    + strided(1, [2048, 1024, 512, 128])
+    + strided(3, [128, 128, 512])
+    + (6 * 6 * 512 + 1),  # 384 / 2^6 = 6
+    "paper": (9 * 3 * 64 + 64)
+    + strided(3, [64, 64, 128, 128, 256, 256, 512, 512])
+    + (6 * 6 * 512 * 1024 + 1024 + 1024 + 1),
+}
 
 
-@pytest.mark.parametrize(
-    ("recipe", "side", "expected"),
-    [
-        (
-            "tensorlayer",
-            384,
-            (4 * 4 * 3 * 64 + 64)  # h0 has a bias and no batch norm
-            + strided(4, [64, 128, 256, 512, 1024, 2048])
-            + strided(1, [2048, 1024, 512, 128])
-            + strided(3, [128, 128, 512])
-            + (6 * 6 * 512 + 1),  # 384 / 2^6 = 6
-        ),
-        (
-            "paper",
-            96,
-            (9 * 3 * 64 + 64)
-            + strided(3, [64, 64, 128, 128, 256, 256, 512, 512])
-            + (6 * 6 * 512 * 1024 + 1024 + 1024 + 1),
-        ),
-    ],
-)
-def test_discriminators_have_their_parameters(graph, recipe, side, expected):
-    net, logits = SRGAN_d(tf.zeros([2, side, side, 3]), **make_config(recipe).MODEL.discriminator)
-    assert net.count_params() == expected and logits.shape.as_list() == [2, 1]
+@pytest.mark.parametrize(("recipe", "side"), [("tensorlayer", 384), ("paper", 96)])
+def test_networks_have_their_parameters_and_print_them(graph, capsys, recipe, side):
+    model = make_config(recipe).MODEL
+    net_g = SRGAN_g(tf.zeros([1, 8, 8, 3]), **model.generator)
+    net_d, logits = SRGAN_d(tf.zeros([2, side, side, 3]), **model.discriminator)
+    assert logits.shape.as_list() == [2, 1]
+    for net, expected in ((net_g, GENERATORS[recipe]), (net_d, DISCRIMINATORS[recipe])):
+        net.print_params()
+        text = capsys.readouterr().out
+        assert net.count_params() == expected and f"number of parameters: {expected:,}" in text
+        assert all(param.op.name in text for param in net.all_params)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 9)])
@@ -193,15 +183,6 @@ def test_bfloat16_outputs_float32_close_to_float32(session):
     initialize(session)
     a, b = session.run([full.outputs, reduced.outputs])
     assert 0 < np.abs(a - b).max() < 0.1
-
-
-def test_network_prints_its_layers_and_parameters(graph, capsys):
-    net = SRGAN_g(tf.zeros([1, 8, 8, 3]), num_blocks=1, num_filters=4)
-    net.print_layers()
-    net.print_params()
-    text = capsys.readouterr().out
-    assert "pixelshufflerx2/2" in text and "[1, 32, 32, 3]" in text
-    assert "SRGAN_g/n64s1/c/filters" in text and f"{net.count_params():,}" in text
 
 
 @pytest.mark.parametrize(("side", "stride"), [(1, 1), (3, 1), (4, 2), (6, 3), (2, 1)])

@@ -76,14 +76,6 @@ def test_generator_output_is_four_times_any_size_and_independent_of_the_batch(se
     np.testing.assert_allclose(together[1:2], session.run(net.outputs, {x: batch[1:2]}), atol=1e-6)
 
 
-def test_discriminator_output_is_the_sigmoid_of_its_logits(session):
-    net, logits = SRGAN_d(tf.constant(images_of((3, 18, 22, 3))), **SMALL_D)
-    initialize(session)
-    probability, logits = session.run([net.outputs, logits])
-    assert logits.shape == (3, 1)
-    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits)), rtol=1e-6)
-
-
 def test_a_patch_gan_judges_each_position_by_the_pixels_it_sees(session):
     shape = {"convs": ((3, 2, 4), (3, 2, 4)), "residual": (), "dense": (5,), "init": "fan_in"}
     x = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3])
@@ -97,19 +89,21 @@ def test_a_patch_gan_judges_each_position_by_the_pixels_it_sees(session):
     np.testing.assert_allclose(whole.reshape(2, 4, 6)[:, 1, 1], part.reshape(2, 2, 2)[:, 0, 0], rtol=1e-5)
 
 
-def test_reuse_adds_no_variable_and_shares_weights(session):
-    images = tf.constant(images_of((2, 8, 8, 3)))
+def test_reuse_adds_no_variable_and_shares_weights_and_ds_output_is_the_sigmoid_of_its_logits(session):
+    images = tf.constant(images_of((2, 18, 22, 3)))
     outputs, variables = [], []
     for reuse in (False, True):
-        net = SRGAN_g(images, reuse=reuse, num_blocks=1, num_filters=4)
-        _, logits = SRGAN_d(images, reuse=reuse, **SMALL_D)
-        outputs += [net.outputs, logits]
-        variables.append(([p.op.name for p in net.all_params], len(tf.compat.v1.global_variables())))
+        net_g = SRGAN_g(images, reuse=reuse, num_blocks=1, num_filters=4)
+        net_d, logits = SRGAN_d(images, reuse=reuse, **SMALL_D)
+        outputs.append((net_g.outputs, net_d.outputs, logits))
+        variables.append(([p.op.name for p in net_g.all_params], len(tf.compat.v1.global_variables())))
     assert variables[0] == variables[1]
     initialize(session)
-    g, d, g_again, d_again = session.run(outputs)
-    np.testing.assert_array_equal(g, g_again)
-    np.testing.assert_array_equal(d, d_again)
+    first, again = session.run(outputs)
+    for a, b in zip(first, again):
+        np.testing.assert_array_equal(a, b)
+    _, probability, logits = first
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("recipe", ["tensorlayer", "paper"])

@@ -41,20 +41,6 @@ def test_assign_restores_what_fetch_took_and_adds_nothing_to_the_graph(session):
     assert session.run(a).tolist() == [1, 2] and session.run(b) == 3
 
 
-@pytest.mark.parametrize(
-    ("arrays", "message"),
-    [
-        ({}, "lacks a"),
-        ({"a": np.zeros(3)}, r"a is \(3,\), not \(2,\)"),
-        ({"a": np.zeros(2), "b": np.zeros(1)}, "it has b too"),
-    ],
-)
-def test_arrays_that_do_not_fit_are_refused(session, arrays, message):
-    a = tf.compat.v1.get_variable("a", initializer=np.float32([1, 2]))
-    with pytest.raises(UserError, match=f"old.npz does not fit this network: .*{message}"):
-        checkpoints.assign(session, [a], arrays, "old.npz")
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_networks_that_are_not_finite_are_refused(tmp_path, bad):
     arrays = {**ARRAYS, "scope/w": np.float32([1, bad])}
@@ -150,10 +136,3 @@ def test_compressed_files_fortran_order_and_both_header_versions_are_read(tmp_pa
         np.lib.format.write_array(member, np.float32([3]), version)
         (tmp_path / "y.npz").write_bytes(zipped(META, member.getvalue()))
         assert checkpoints.read_npz(tmp_path / "y.npz")[0]["a"] == 3
-
-
-def test_network_arguments_that_differ_are_named():
-    checkpoints.require_same_arguments("x", {"a": 1, "old": 2}, {"a": 1, "new": (3,)})
-    words = "x holds another network: a is 1 there and 2 here; b is t there and l here"
-    with pytest.raises(UserError, match=words):
-        checkpoints.require_same_arguments("x", {"a": 1, "b": "t", "c": [1]}, {"a": 2, "b": "l", "c": (1,)})

@@ -136,3 +136,10 @@ def test_compressed_files_fortran_order_and_both_header_versions_are_read(tmp_pa
         np.lib.format.write_array(member, np.float32([3]), version)
         (tmp_path / "y.npz").write_bytes(zipped(META, member.getvalue()))
         assert checkpoints.read_npz(tmp_path / "y.npz")[0]["a"] == 3
+
+
+def test_network_arguments_that_differ_are_named():
+    checkpoints.require_same_arguments("x", {"a": 1, "old": 2}, {"a": 1, "new": (3,)})
+    words = "x holds another network: a is 1 there and 2 here; b is t there and l here"
+    with pytest.raises(UserError, match=words):
+        checkpoints.require_same_arguments("x", {"a": 1, "b": "t", "c": [1]}, {"a": 2, "b": "l", "c": (1,)})

@@ -133,14 +133,14 @@ def tests_of(mutant: Mutant, reached: dict, seconds: dict) -> list[str]:
     return [*sorted(tests, key=lambda test: seconds.get(test, 1.0)), *IN_PROCESSES]
 
 
-def survives(mutant: Mutant, tests: list[str], max_seconds: float, folder: Path) -> bool:
+def survives(mutant: Mutant, tests: list[str], allowed: float, folder: Path) -> bool:
     """Whether all the tests pass with the change made in a copy of the program."""
     path = folder / mutant.module
     before = path.read_text()
     path.write_text(mutant.source)
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     try:
-        return subprocess.run(command, cwd=folder, capture_output=True, timeout=max_seconds).returncode == 0
+        return subprocess.run(command, cwd=folder, capture_output=True, timeout=allowed).returncode == 0
     except subprocess.TimeoutExpired:
         return False
     finally:
@@ -174,8 +174,8 @@ def main() -> None:
         folder = copies.get()
         try:
             tests = tests_of(mutant, reached, seconds)
-            max_seconds = MAX_SECONDS + 3 * sum(seconds.get(test, 1.0) for test in tests)
-            return survives(mutant, tests, max_seconds, folder)
+            allowed = MAX_SECONDS + 3 * sum(seconds.get(test, 0.0) for test in tests)
+            return survives(mutant, tests, allowed, folder)
         finally:
             copies.put(folder)
 

@@ -137,8 +137,7 @@ def SRGAN_d(
     with tf.compat.v1.variable_scope("SRGAN_d", reuse=reuse):
         net = Network(tf.cast(input_images, dtype))
 
-        def conv_norm(filters, kernel, stride, names, act):
-            conv_name, norm_name = names
+        def conv_norm(filters, kernel, stride, conv_name, norm_name, act):
             net.add(Conv2d(filters, kernel, stride, W_init=weights, bias=False, name=conv_name))
             net.add(BatchNorm(is_train, act=act, name=norm_name))
 
@@ -146,12 +145,12 @@ def SRGAN_d(
         net.add(Conv2d(filters, kernel, stride, W_init=weights, act=lrelu, name="h0/c"))
         for i, (kernel, stride, filters) in enumerate(convs[1:], start=1):
             linear = residual and i == len(convs) - 1  # the sum below is activated instead
-            conv_norm(filters, kernel, stride, (f"h{i}/c", f"h{i}/bn"), None if linear else lrelu)
+            conv_norm(filters, kernel, stride, f"h{i}/c", f"h{i}/bn", None if linear else lrelu)
         if residual:
             block_input, block_filters = net.outputs, convs[-1][2]
-            conv_norm(residual[0], 1, 1, ("res/c", "res/bn"), lrelu)
-            conv_norm(residual[1], 3, 1, ("res/c2", "res/bn2"), lrelu)
-            conv_norm(block_filters, 3, 1, ("res/c3", "res/bn3"), None)
+            conv_norm(residual[0], 1, 1, "res/c", "res/bn", lrelu)
+            conv_norm(residual[1], 3, 1, "res/c2", "res/bn2", lrelu)
+            conv_norm(block_filters, 3, 1, "res/c3", "res/bn3", None)
             net.add(Add(act=lrelu, name="res/add"), [block_input, net.outputs])
         if patch_gan:
             net.outputs = tf.reshape(net.outputs, [-1, net.outputs.shape[-1]])

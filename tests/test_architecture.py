@@ -60,9 +60,10 @@ def test_the_root_holds_the_modules_of_the_note():
     assert {path.name for path in ROOT.glob("*.py")} == ROOT_MODULES
 
 
-def test_help_answers_without_tensorflow():
+def test_importing_the_program_changes_no_signal_handler_and_help_answers_without_tensorflow():
     code = (
-        "import sys, main\n"
+        "import signal, sys, main\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
         "try: main.main(['--help'])\n"
         "except SystemExit as stop: assert stop.code == 0\n"
         "assert not {'tensorflow', 'tensorlayer', 'matplotlib', 'cv2'} & set(sys.modules)"
@@ -70,8 +71,3 @@ def test_help_answers_without_tensorflow():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--mode=evaluate" in done.stdout
-
-
-def test_importing_the_program_changes_no_signal_handler():
-    code = "import signal, main; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

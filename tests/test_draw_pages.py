@@ -46,20 +46,11 @@ def test_each_kind_marks_its_ground_clearly_with_smooth_edges_and_leaves_some_of
     assert ((distance > 0) & (distance < 70)).mean() > 0.002  # between the two, at edges
 
 
-def test_text_is_of_letters_in_several_fonts(monkeypatch):
+def test_text_is_in_several_fonts(monkeypatch):
     truetype = Mock(wraps=draw_pages.ImageFont.truetype)
     monkeypatch.setattr(draw_pages.ImageFont, "truetype", truetype)
-    monkeypatch.setattr(draw_pages, "word", lambda rng: "")
-    assert np.array_equal(drawn(draw_pages.draw_text), np.full((120, 200, 3), 250))
+    drawn(draw_pages.draw_text)
     assert len({call.args[0] for call in truetype.call_args_list}) > 2
-
-
-def test_colours_are_far_from_their_ground():
-    rng = random.Random(0)
-    for _ in range(200):
-        ground = draw_pages.any_colour(rng)
-        colour = draw_pages.other_colour(rng, ground)
-        assert max(abs(a - b) for a, b in zip(ground, colour)) > 70
 
 
 def draw(monkeypatch, folder, count):
@@ -82,12 +73,9 @@ def test_existing_pages_are_kept_and_the_others_are_drawn(tmp_path, monkeypatch,
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left"), 2)])
 def test_a_stop_or_a_full_disk_leaves_complete_pages_only(error, code, tmp_path, monkeypatch, capsys):
-    begun = []
-
-    def failing_save(page, path, *rest, saved=Image.Image.save):
-        saved(page, path, *rest)
-        begun.append(path)
-        if len(begun) == 2:
+    def failing_save(page, path, saved=Image.Image.save):
+        saved(page, path)
+        if (tmp_path / "page_000.png").exists():
             path.write_bytes(path.read_bytes()[:100])
             raise error
 

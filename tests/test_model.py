@@ -31,48 +31,38 @@ def strided(sides, widths):
     return sum(sides**2 * a * b + 4 * b for a, b in itertools.pairwise(widths))
 
 
-@pytest.mark.parametrize(
-    ("recipe", "expected"),
-    [
-        ("tensorlayer", (3 * 3 * 3 * 64 + 64) + 16 * BLOCK + TRUNK_END_AND_UPSAMPLING + (64 * 3 + 3)),
-        (
-            "paper",  # 9x9 ends, one PReLU per block and after each stage
-            (9 * 9 * 3 * 64 + 64 + 64)
-            + 16 * (BLOCK + 64)
-            + TRUNK_END_AND_UPSAMPLING
-            + 2 * 64
-            + (9 * 9 * 64 * 3 + 3),
-        ),
-    ],
-)
-def test_generators_have_their_parameters(graph, recipe, expected):
-    assert SRGAN_g(tf.zeros([1, 8, 8, 3]), **make_config(recipe).MODEL.generator).count_params() == expected
+GENERATORS = {
+    "tensorlayer": (3 * 3 * 3 * 64 + 64) + 16 * BLOCK + TRUNK_END_AND_UPSAMPLING + (64 * 3 + 3),
+    # 9x9 ends, one PReLU per block and after each stage
+    "paper": (9 * 9 * 3 * 64 + 64 + 64)
+    + 16 * (BLOCK + 64)
+    + TRUNK_END_AND_UPSAMPLING
+    + 2 * 64
+    + (9 * 9 * 64 * 3 + 3),
+}
+DISCRIMINATORS = {
+    "tensorlayer": (4 * 4 * 3 * 64 + 64)  # h0 has a bias and no batch norm
+    + strided(4, [64, 128, 256, 512, 1024, 2048])
+    + strided(1, [2048, 1024, 512, 128])
+    + strided(3, [128, 128, 512])
+    + (6 * 6 * 512 + 1),  # 384 / 2^6 = 6
+    "paper": (9 * 3 * 64 + 64)
+    + strided(3, [64, 64, 128, 128, 256, 256, 512, 512])
+    + (6 * 6 * 512 * 1024 + 1024 + 1024 + 1),
+}
 
 
-@pytest.mark.parametrize(
-    ("recipe", "side", "expected"),
-    [
-        (
-            "tensorlayer",
-            384,
-            (4 * 4 * 3 * 64 + 64)  # h0 has a bias and no batch norm
-            + strided(4, [64, 128, 256, 512, 1024, 2048])
-            + strided(1, [2048, 1024, 512, 128])
-            + strided(3, [128, 128, 512])
-            + (6 * 6 * 512 + 1),  # 384 / 2^6 = 6
-        ),
-        (
-            "paper",
-            96,
-            (9 * 3 * 64 + 64)
-            + strided(3, [64, 64, 128, 128, 256, 256, 512, 512])
-            + (6 * 6 * 512 * 1024 + 1024 + 1024 + 1),
-        ),
-    ],
-)
-def test_discriminators_have_their_parameters(graph, recipe, side, expected):
-    net, logits = SRGAN_d(tf.zeros([2, side, side, 3]), **make_config(recipe).MODEL.discriminator)
-    assert net.count_params() == expected and logits.shape.as_list() == [2, 1]
+@pytest.mark.parametrize(("recipe", "side"), [("tensorlayer", 384), ("paper", 96)])
+def test_networks_have_their_parameters_and_print_them(graph, capsys, recipe, side):
+    model = make_config(recipe).MODEL
+    net_g = SRGAN_g(tf.zeros([1, 8, 8, 3]), **model.generator)
+    net_d, logits = SRGAN_d(tf.zeros([2, side, side, 3]), **model.discriminator)
+    assert logits.shape.as_list() == [2, 1]
+    for net, expected in ((net_g, GENERATORS[recipe]), (net_d, DISCRIMINATORS[recipe])):
+        net.print_params()
+        text = capsys.readouterr().out
+        assert net.count_params() == expected and f"number of parameters: {expected:,}" in text
+        assert all(param.op.name in text for param in net.all_params)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 7), (16, 9)])
@@ -84,14 +74,6 @@ def test_generator_output_is_four_times_any_size_and_independent_of_the_batch(se
     together = session.run(net.outputs, {x: batch})
     assert together.shape == (3, 4 * size[0], 4 * size[1], 3)
     np.testing.assert_allclose(together[1:2], session.run(net.outputs, {x: batch[1:2]}), atol=1e-6)
-
-
-def test_discriminator_output_is_the_sigmoid_of_its_logits(session):
-    net, logits = SRGAN_d(tf.constant(images_of((3, 18, 22, 3))), **SMALL_D)
-    initialize(session)
-    probability, logits = session.run([net.outputs, logits])
-    assert logits.shape == (3, 1)
-    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits)), rtol=1e-6)
 
 
 def test_a_patch_gan_judges_each_position_by_the_pixels_it_sees(session):
@@ -107,19 +89,21 @@ def test_a_patch_gan_judges_each_position_by_the_pixels_it_sees(session):
     np.testing.assert_allclose(whole.reshape(2, 4, 6)[:, 1, 1], part.reshape(2, 2, 2)[:, 0, 0], rtol=1e-5)
 
 
-def test_reuse_adds_no_variable_and_shares_weights(session):
-    images = tf.constant(images_of((2, 8, 8, 3)))
+def test_reuse_adds_no_variable_and_shares_weights_and_ds_output_is_the_sigmoid_of_its_logits(session):
+    images = tf.constant(images_of((2, 18, 22, 3)))
     outputs, variables = [], []
     for reuse in (False, True):
-        net = SRGAN_g(images, reuse=reuse, num_blocks=1, num_filters=4)
-        _, logits = SRGAN_d(images, reuse=reuse, **SMALL_D)
-        outputs += [net.outputs, logits]
-        variables.append(([p.op.name for p in net.all_params], len(tf.compat.v1.global_variables())))
+        net_g = SRGAN_g(images, reuse=reuse, num_blocks=1, num_filters=4)
+        net_d, logits = SRGAN_d(images, reuse=reuse, **SMALL_D)
+        outputs.append((net_g.outputs, net_d.outputs, logits))
+        variables.append(([p.op.name for p in net_g.all_params], len(tf.compat.v1.global_variables())))
     assert variables[0] == variables[1]
     initialize(session)
-    g, d, g_again, d_again = session.run(outputs)
-    np.testing.assert_array_equal(g, g_again)
-    np.testing.assert_array_equal(d, d_again)
+    first, again = session.run(outputs)
+    for a, b in zip(first, again):
+        np.testing.assert_array_equal(a, b)
+    _, probability, logits = first
+    np.testing.assert_allclose(probability, 1 / (1 + np.exp(-logits)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("recipe", ["tensorlayer", "paper"])
@@ -193,15 +177,6 @@ def test_bfloat16_outputs_float32_close_to_float32(session):
     initialize(session)
     a, b = session.run([full.outputs, reduced.outputs])
     assert 0 < np.abs(a - b).max() < 0.1
-
-
-def test_network_prints_its_layers_and_parameters(graph, capsys):
-    net = SRGAN_g(tf.zeros([1, 8, 8, 3]), num_blocks=1, num_filters=4)
-    net.print_layers()
-    net.print_params()
-    text = capsys.readouterr().out
-    assert "pixelshufflerx2/2" in text and "[1, 32, 32, 3]" in text
-    assert "SRGAN_g/n64s1/c/filters" in text and f"{net.count_params():,}" in text
 
 
 @pytest.mark.parametrize(("side", "stride"), [(1, 1), (3, 1), (4, 2), (6, 3), (2, 1)])

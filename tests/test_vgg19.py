@@ -15,7 +15,6 @@ import keras_reference
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SHARED
 
 import vgg19
 from common.errors import UserError
@@ -24,7 +23,6 @@ from tf1 import checkpoints
 from tf1.layers import tl
 from vgg19 import Vgg19_simple_api, conv_names, find_weights, layer_names, read_weights
 
-ROOT = Path(__file__).resolve().parents[1]
 RELATIVE_ERROR = 1e-4  # largest difference over largest value
 
 
@@ -60,12 +58,11 @@ def write_npz(path, weights):
     )
 
 
-def write_h5(path, weights, kernel="{}/kernel:0", bias="{}/bias:0"):
-    """One group per layer, as the published files have; `kernel` and `bias` with {} for its name."""
+def write_h5(path, weights):
+    """As the published files are: one group per layer, and names of the first Keras."""
     with h5py.File(path, "w") as file:
         for name, (filters, biases) in keras_names(weights).items():
-            file[f"{name}/{kernel.format(name)}"] = filters
-            file[f"{name}/{bias.format(name)}"] = biases
+            file[f"{name}/{name}_W_1:0"], file[f"{name}/{name}_b_1:0"] = filters, biases
 
 
 # Keras runs in a process of its own, which starts when it is first asked: it needs eager execution
@@ -108,8 +105,7 @@ def write_npy(path, weights):
 
 WRITERS = {
     "npz": ("vgg19.npz", write_npz),
-    "h5 with kernel:0": ("a.h5", write_h5),
-    "h5 of the first Keras": ("b.h5", lambda *a: write_h5(*a, "{}_W_1:0", "{}_b_1:0")),
+    "h5 of the first Keras": ("b.h5", write_h5),
     "h5 of today's Keras": (
         "c.h5",
         lambda path, weights: KERAS.submit(keras_reference.write_model, path, keras_names(weights)).result(),
@@ -119,24 +115,19 @@ WRITERS = {
 }
 
 
-def keras_features(weights, image, layers):
-    """Features by Keras's layers and Keras's own preprocessing of uint8 [h, w, 3] RGB."""
-    names = [keras_name(layer) for layer in layers]
-    return KERAS.submit(keras_reference.features, keras_names(weights), image, names).result()
-
-
-def our_features(weights, image, layers):
+def features_like_keras(weights, image, layers):
+    """Our features of uint8 [h, w, 3] RGB at the layers, which must be those of Keras's layers."""
+    keras_layers = [keras_name(layer) for layer in layers]
+    keras = KERAS.submit(keras_reference.features, keras_names(weights), image, keras_layers).result()
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         rgb = tf.constant(image[None] / np.float32(255))
         networks = [Vgg19_simple_api(rgb, reuse=i > 0, layer=layer)[1] for i, layer in enumerate(layers)]
         checkpoints.assign(session, tf.compat.v1.global_variables(), our_names(weights), "these weights")
-        return session.run([network.outputs for network in networks])
-
-
-def assert_agree(ours, keras):
-    assert ours.shape == keras.shape
-    assert keras.std() > 0
-    assert np.abs(ours - keras).max() <= RELATIVE_ERROR * np.abs(keras).max()
+        ours = session.run([network.outputs for network in networks])
+    for a, b in zip(ours, keras):
+        assert a.shape == b.shape and b.std() > 0
+        assert np.abs(a - b).max() <= RELATIVE_ERROR * np.abs(b).max()
+    return ours
 
 
 # --- The network
@@ -144,33 +135,17 @@ def assert_agree(ours, keras):
 
 def test_features_are_those_of_keras_at_pool4_and_conv5_4():
     image = np.random.default_rng(1).integers(0, 256, (64, 48, 3), np.uint8)
-    weights = random_weights("conv5_4")
-    layers = ("conv5_4", "pool4")
-    ours, keras = (features(weights, image, layers) for features in (our_features, keras_features))
-    assert [features.shape for features in ours] == [(1, 4, 3, 512)] * 2  # 64 / 16 and 48 / 16
-    for a, b in zip(ours, keras):
-        assert 0.1 < b.max() < 1e4  # neither died nor exploded
-        assert_agree(a, b)
+    for features in features_like_keras(random_weights("conv5_4"), image, ("conv5_4", "pool4")):
+        assert features.shape == (1, 4, 3, 512)  # 64 / 16 and 48 / 16
+        assert 0.1 < features.max() < 1e4  # neither died nor exploded
 
 
-@pytest.fixture
-def real_weights():
-    """Where this machine has real weights: the folder of real data, `data/`, or Keras's cache."""
-    cache = Path.home() / ".keras/models" / vgg19.KERAS_FILE
-    shared = SHARED / "weights" / "vgg19_keras_conv1_1-conv3_4_fp32.npz"
-    for path in (shared, cache, *ROOT.glob("data/vgg19*")):
-        if path.is_file():
-            return path
-    return pytest.skip("needs weights of VGG19")
-
-
-def test_features_of_a_photo_by_real_weights_are_those_of_keras(real_weights):
-    image = validation_photo()[40:136, 180:276]
-    arrays = list(read_weights(real_weights, "conv3_4").values())  # filters and biases in turn
-    weights = dict(zip(conv_names("conv3_4"), zip(arrays[::2], arrays[1::2])))
-    ours, keras = (features(weights, image, ["conv3_4"])[0] for features in (our_features, keras_features))
-    assert ours.shape == (1, 24, 24, 256)
-    assert_agree(ours, keras)
+def test_features_of_a_photo_by_real_weights_are_those_of_keras(shared):
+    arrays = read_weights(shared / "weights/vgg19_keras_conv1_1-conv3_4_fp32.npz", "conv3_4")
+    pairs = zip(*[iter(arrays.values())] * 2)  # filters and biases in turn
+    weights = dict(zip(conv_names("conv3_4"), pairs))
+    (features,) = features_like_keras(weights, validation_photo()[40:136, 180:276], ["conv3_4"])
+    assert features.shape == (1, 24, 24, 256)
 
 
 def test_layers_are_those_of_keras():
@@ -188,22 +163,17 @@ def test_layers_are_those_of_keras():
         ({}, (2, 1, 512)),  # pool4, as in the note
     ],
 )
-def test_network_ends_at_the_layer_asked_for(graph, options, shape):
+def test_network_ends_at_the_layer_asked_for_and_reuse_adds_no_variables(graph, options, shape):
     network, conv = Vgg19_simple_api(tf.zeros([2, 20, 12, 3]), **options)
     assert network.outputs is conv.outputs and conv.outputs.shape == (2, *shape)
-    layer = options.get("layer", "pool4")
-    assert {param.op.name.split("/")[1] for param in network.all_params} == set(conv_names(layer))
-
-
-def test_reuse_adds_no_variables_and_none_is_trainable(graph):
-    networks = [
-        Vgg19_simple_api(tf.zeros([1, side, side, 3]), reuse=side < 16, layer="conv2_1")[0]
-        for side in (16, 8)
+    again, _ = Vgg19_simple_api(tf.zeros([1, 8, 8, 3]), reuse=True, **options)
+    variables = tf.compat.v1.global_variables()
+    assert [variable.op.name for variable in variables] == [
+        f"VGG19/{name}/{part}"
+        for name in conv_names(options.get("layer", "pool4"))
+        for part in ("filters", "biases")
     ]
-    names = [variable.op.name for variable in tf.compat.v1.global_variables()]
-    assert names == list(our_names(random_weights("conv2_1")))
-    for network in networks:
-        assert [param.op.name for param in network.all_params] == names
+    assert network.all_params == again.all_params == variables
     assert not tf.compat.v1.trainable_variables()
 
 
@@ -228,8 +198,9 @@ def test_vgg_loss_has_a_gradient_before_and_after_relu(session):
 @pytest.mark.parametrize(
     ("kind", "dtype"), [("npz", np.float16), ("npy", np.float16), *((kind, np.float32) for kind in WRITERS)]
 )
-def test_each_format_gives_the_arrays_that_were_written(tmp_path, kind, dtype):
-    path, write = tmp_path / WRITERS[kind][0], WRITERS[kind][1]
+def test_each_format_gives_the_arrays_that_were_written_and_is_refused_when_truncated(tmp_path, kind, dtype):
+    name, write = WRITERS[kind]
+    path = tmp_path / name
     weights = {conv: [a.astype(dtype) for a in arrays] for conv, arrays in random_weights("conv2_1").items()}
     write(path, weights)
     arrays = read_weights(path, "conv2_1")
@@ -240,6 +211,11 @@ def test_each_format_gives_the_arrays_that_were_written(tmp_path, kind, dtype):
     assert len(read_weights(path, "pool1")) == 2 * 2  # conv1_1 and conv1_2
     message = refusal(path, "conv3_1")
     assert "lacks conv2_2, conv3_1, which" in message and "VGG.layer = 'conv3_1'" in message
+    data = path.read_bytes()
+    for fraction in (0, 0.01, 0.5, 0.99):
+        path.write_bytes(data[: int(fraction * len(data))])
+        assert CANNOT in refusal(path, "conv2_1")
+    gc.collect()  # a file left open is a warning, and warnings are errors
 
 
 def refusal(path, layer="conv1_1"):
@@ -251,29 +227,7 @@ def refusal(path, layer="conv1_1"):
     return message
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [("builtins", "eval"), ("os", "system"), ("numpy", "load"), ("numpy.core.multiarray", "fromfile")],
-)
-def test_pickles_may_name_arrays_only(tmp_path, module, name):
-    (tmp_path / "x.npy").write_bytes(OBJECT_HEADER + f"c{module}\n{name}\n.".encode())
-    assert f"{module.replace('.core', '._core')}.{name}" in refusal(tmp_path / "x.npy")
-
-
-@pytest.mark.parametrize("kind", WRITERS)
-def test_truncated_files_are_refused(tmp_path, kind):
-    path, write = tmp_path / WRITERS[kind][0], WRITERS[kind][1]
-    write(path, random_weights("conv1_2"))
-    data = path.read_bytes()
-    for fraction in (0, 0.01, 0.5, 0.99):
-        path.write_bytes(data[: int(fraction * len(data))])
-        assert "cannot be read as VGG19 weights" in refusal(path, "conv1_2")
-    gc.collect()  # a file left open is a warning, and warnings are errors
-
-
 CANNOT = "cannot be read as VGG19 weights"
-
-
 OBJECTS = {"block1_conv1/kernel": np.array([{}], object), "block1_conv1/bias": np.zeros(64)}
 
 
@@ -294,6 +248,11 @@ def shapes(filters, biases):
                 (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer.*git lfs pull"),
             )
         ),
+        *(  # pickles may name arrays only
+            ("x.npy", OBJECT_HEADER + f"c{module}\n{name}\n.".encode(), rf"{module}\.{name}, which is not")
+            for module, name in (("builtins", "eval"), ("os", "system"), ("numpy", "load"))
+        ),
+        ("x.npy", OBJECT_HEADER + b"cnumpy.core.multiarray\nfromfile\n.", r"numpy\._core\.multi.*fromfile"),
         ("x.npz", in_bytes(np.save, np.zeros([3, 3])), CANNOT),
         ("x.npz", in_bytes(np.savez, **OBJECTS), CANNOT),
         ("x.npy", in_bytes(np.save, np.random.default_rng(0).random([3, 3])), CANNOT),
@@ -313,39 +272,27 @@ def test_files_of_other_content_are_refused(tmp_path, name, content, message):
 # --- Where weights are looked for
 
 
-@pytest.fixture
-def downloads(monkeypatch, tmp_path):
-    """Stands in for Keras's download; the list of its calls."""
-    calls = []
-
-    def get_file(fname, origin, **options):
-        calls.append({"fname": fname, "origin": origin, **options, "timeout": socket.getdefaulttimeout()})
-        return str(tmp_path / "cache" / fname)
-
-    monkeypatch.setattr(tf.keras.utils, "get_file", get_file)
-    return calls
-
-
-def test_named_files_come_first_then_the_data_folder(tmp_path, monkeypatch, downloads):
+def test_named_files_come_first_then_the_data_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     for name in ("data/vgg19.txt", "data/vgg16.npz", "data/vgg19_b.npz", "data/vgg19_a.h5", "mine.npz"):
         (tmp_path / name).touch()
     assert find_weights("mine.npz") == Path("mine.npz")
     assert find_weights("auto") == Path("data/vgg19_a.h5")  # the first by name that can be read
-    assert not downloads
 
 
-def test_download_is_that_of_keras_with_its_published_hash(tmp_path, downloads):
-    path = find_weights("auto", tmp_path)
-    (call,) = downloads
-    assert 0 < call["timeout"] <= 20
+def test_download_is_that_of_keras_with_its_published_hash(tmp_path, monkeypatch):
+    def get_file(fname, origin, cache_subdir, file_hash):
+        assert 0 < socket.getdefaulttimeout() <= 20
+        assert origin == keras.WEIGHTS_PATH_NO_TOP and file_hash == published
+        return f"{cache_subdir}/{fname}"
+
     keras = inspect.getmodule(tf.keras.applications.VGG19)
-    assert call["origin"] == keras.WEIGHTS_PATH_NO_TOP
     (published,) = re.findall(r'WEIGHTS_PATH_NO_TOP,[^)]*file_hash="(\w+)"', inspect.getsource(keras))
-    assert call["file_hash"] == published
-    assert call["cache_subdir"] == "models"  # where Keras itself looks, so one download serves both
-    assert path == tmp_path / "cache" / "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
+    monkeypatch.setattr(tf.keras.utils, "get_file", get_file)
+    path = find_weights("auto", tmp_path)
+    # where Keras itself looks, so one download serves both
+    assert path == Path("models/vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5")
 
 
 @pytest.mark.parametrize(

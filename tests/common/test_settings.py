@@ -25,11 +25,6 @@ def test_default_recipe_is_the_tensorlayer_network_and_leaves_config_alone():
     assert cfg.TRAIN.hr_patch_size == 384 and cfg.LOSS.vgg == 2e-6 and cfg.LOSS.adversarial == 1e-3
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_recipes_set_known_values_only(recipe):
-    assert dict(flatten(make_config(recipe))).keys() == dict(flatten(config)).keys()
-
-
 def test_paper_recipe_has_the_papers_values():
     cfg = make_config("paper")
     steps = cfg.TRAIN.steps_per_epoch
@@ -89,13 +84,14 @@ def test_bad_settings_are_refused_in_one_sentence(setting, message):
     assert message in refusal(settings=[setting])
 
 
-def test_logged_config_reads_back_as_the_same_settings(tmp_path):
-    cfg = make_config("paper", None, ["TRAIN.batch_size=3"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_logged_config_reads_back_as_the_same_settings(tmp_path, recipe):
+    cfg = make_config(recipe, None, ["TRAIN.batch_size=3"])
     path = str(tmp_path / "config.json")
-    log_config(path, cfg, "paper")
-    assert make_config(file=path) == make_config("paper", path) == cfg
-    assert load_settings(None, path)[0] == "paper"
-    assert "is of a run by recipe paper" in refusal("demo", path)
+    log_config(path, cfg, recipe)
+    assert load_settings(None, path) == load_settings(recipe, path) == (recipe, cfg)
+    other = "paper" if recipe == "demo" else "demo"
+    assert f"is of a run by recipe {recipe}" in refusal(other, path)
 
 
 def test_config_file_may_hold_a_few_settings(tmp_path):
@@ -133,25 +129,13 @@ def test_a_tilde_is_the_home_folder(monkeypatch):
     assert config.VGG.weights == "/home/somebody/vgg.npz"
 
 
-@pytest.mark.parametrize(
-    ("section", "name", "value", "message"),
-    [
-        ("TRAIN", "lr_schedule", "Cosine", "TRAIN.lr_schedule must be one of step, cosine, not 'Cosine'"),
-        ("TRAIN", "bach_size", 4, "unknown setting TRAIN.bach_size: did you mean TRAIN.batch_size?"),
-        ("LOSS", "vgg", -1, "LOSS.vgg must be at least 0, not -1"),
-    ],
-)
-def test_config_py_as_edited_is_checked(monkeypatch, section, name, value, message):
-    monkeypatch.setitem(config[section], name, value)
-    assert refusal() == message
-
-
-def test_whole_numbers_are_accepted_as_floats(monkeypatch):
+def test_config_py_as_edited_is_checked(monkeypatch):
     monkeypatch.setitem(config.TRAIN, "ema_decay", 0)
-    assert make_config("demo").TRAIN.ema_decay == 0.98
     assert type(make_config().TRAIN.ema_decay) is float
-
-
-def test_deleted_settings_are_refused(monkeypatch):
+    monkeypatch.setitem(config.TRAIN, "bach_size", 4)
+    assert refusal() == "unknown setting TRAIN.bach_size: did you mean TRAIN.batch_size?"
+    monkeypatch.delitem(config.TRAIN, "bach_size")
+    monkeypatch.setitem(config.LOSS, "vgg", -1)
+    assert refusal() == "LOSS.vgg must be at least 0, not -1"
     monkeypatch.delitem(config.TRAIN, "beta1")
-    assert "the setting TRAIN.beta1 is missing" in refusal()
+    assert refusal() == "the setting TRAIN.beta1 is missing"

@@ -32,13 +32,12 @@ SETTINGS = (
 
 def faults(work: Path):
     """One fault after another, without end, as functions."""
-    images = sorted((work / "photos").iterdir())
-    whole = [path.read_bytes() for path in images]
+    images = {path: path.read_bytes() for path in sorted((work / "photos").iterdir())[::2]}
     samples, checkpoint = work / "samples", work / "checkpoint"
     log = checkpoint / "train_log.jsonl"
 
     def cut_images(fraction):
-        for path, data in zip(images[::2], whole[::2]):
+        for path, data in images.items():
             path.write_bytes(data[: int(fraction * len(data))])
 
     return itertools.cycle(

@@ -1,7 +1,6 @@
 """Where the graph runs: session options, precision, memory."""
 
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import pytest
 import tensorflow as tf
@@ -17,21 +16,18 @@ def settings(*changes):
     return make_config(settings=changes).RUNTIME
 
 
-def test_gpu_memory_is_taken_as_needed_and_threads_and_xla_are_as_set():
+def test_session_options_follow_the_settings_and_the_precision():
     default = runtime.session_config(settings())
-    assert default.gpu_options.allow_growth and default.allow_soft_placement
     changed = runtime.session_config(settings("RUNTIME.xla=true", "RUNTIME.intra_op_threads=3"))
-    assert [options.intra_op_parallelism_threads for options in (default, changed)] == [0, 3]
-    levels = [options.graph_options.optimizer_options.global_jit_level for options in (default, changed)]
-    assert levels == [tf.compat.v1.OptimizerOptions.DEFAULT, tf.compat.v1.OptimizerOptions.ON_1]
-
-
-@pytest.mark.parametrize(("dtype", "expected"), [(tf.bfloat16, 1), (tf.float32, 0)])
-def test_bfloat16_is_introduced_by_the_graph_optimiser(dtype, expected):
-    options = runtime.session_config(settings())
-    runtime.allow_reduced_precision(options, dtype)
-    rewrites = options.graph_options.rewrite_options
-    assert rewrites.auto_mixed_precision_onednn_bfloat16 == expected  # 1: on
+    for options, threads, xla, dtype, rewrites in (
+        (default, 0, tf.compat.v1.OptimizerOptions.DEFAULT, tf.float32, 0),
+        (changed, 3, tf.compat.v1.OptimizerOptions.ON_1, tf.bfloat16, 1),  # 1: on
+    ):
+        assert options.gpu_options.allow_growth and options.allow_soft_placement
+        assert options.intra_op_parallelism_threads == threads
+        assert options.graph_options.optimizer_options.global_jit_level == xla
+        runtime.allow_reduced_precision(options, dtype)
+        assert options.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 == rewrites
 
 
 @pytest.mark.parametrize(
@@ -65,6 +61,11 @@ def test_memory_for_upscaling_is_bounded(monkeypatch):
     assert machine.memory_budget(300) == machine.memory_budget(300, 2000 * MB) == 300 * MB
 
 
+def test_unknown_memory_is_taken_for_4_gb(monkeypatch):
+    monkeypatch.delattr(machine.os, "sysconf")  # as on Windows
+    assert machine.memory_limit() == 4 * 1024**3
+
+
 def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "CGROUP_ROOT", tmp_path)
     monkeypatch.setattr(machine, "CGROUP_OF_PROCESS", tmp_path / "cgroup")
@@ -90,24 +91,14 @@ def test_the_cpu_quota_of_a_container_counts(tmp_path, monkeypatch):
         assert machine.usable_cores() == cores
 
 
-def test_unknown_memory_is_taken_for_4_gb(monkeypatch):
-    monkeypatch.setattr(
-        machine.os, "sysconf", Mock(side_effect=ValueError("unrecognized configuration name"))
-    )
-    assert machine.memory_limit() == 4 * 1024**3
-
-
 def test_a_gpu_that_tensorflow_cannot_use_is_logged(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(runtime, "GPU_DRIVER", tmp_path / "version")
-    runtime.warn_of_unused_gpu()
-    assert caplog.text == ""
-    (tmp_path / "version").touch()
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    runtime.warn_of_unused_gpu()
-    assert caplog.text == ""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    runtime.warn_of_unused_gpu()
-    assert "TensorFlow cannot use it: the CPU computes" in caplog.text
+    for exists, hidden, is_logged in ((False, "0", False), (True, "-1", False), (True, "0", True)):
+        if exists:
+            runtime.GPU_DRIVER.touch()
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        runtime.warn_of_unused_gpu()
+        assert ("TensorFlow cannot use it: the CPU computes" in caplog.text) == is_logged
 
 
 def test_float32_means_float32_on_a_gpu_and_determinism_may_be_asked_for(monkeypatch):

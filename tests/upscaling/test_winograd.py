@@ -9,7 +9,6 @@ from test_freeze import VARIANTS
 from common.settings import make_config
 from model import PIXEL_SHUFFLES
 from tf1 import runtime
-from upscaling import upscaler as engine
 from upscaling.graph import conv3x3
 from upscaling.upscaler import Upscaler
 
@@ -19,12 +18,6 @@ ARGUMENTS = NETWORKS["tensorlayer"]
 @pytest.fixture
 def avx2(monkeypatch):
     monkeypatch.setattr(runtime, "cpu_flags", lambda: {"avx2", "fma"})
-
-
-@pytest.fixture
-def floats(monkeypatch):
-    """Upscalers return what the network made, not integers."""
-    monkeypatch.setattr(engine, "to_integers", lambda sr, dtype: np.copy(sr))
 
 
 def convolutions(upscaler):

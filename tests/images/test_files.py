@@ -1,4 +1,3 @@
-import base64
 import logging
 import os
 import struct
@@ -26,11 +25,6 @@ ROOT = Path(__file__).parents[2]
 
 def random_samples(dtype, *channels):
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (*SIDES, *channels), dtype)
-
-
-def size_of(path):
-    source = Source(path)
-    return source.height, source.width
 
 
 def photograph():
@@ -114,7 +108,6 @@ def test_lossless_formats_return_every_sample(tmp_path, suffix, dtype, channels,
     for kept in (pixels, pixels % 200):  # 16 bits are not recognised by the brightest pixel
         image = rewritten(path, ImageData(kept, alpha, metadata))
         assert_same(image, kept, alpha)
-    assert size_of(path) == SIDES
     # the profile of colours is none of grays
     assert image.metadata.get("icc-profile-data") == (ICC if channels else None)
     assert list(tmp_path.iterdir()) == [path]
@@ -147,16 +140,10 @@ def test_jpeg_keeps_gray_and_full_colour_resolution(tmp_path):
         assert [component[1:3] for component in image.layer] == [(1, 1)] * 3
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"exif": exif_bytes()},
-        {"icc_profile": ICC * 9},
-        {"save_all": True, "append_images": [Image.new("RGB", (30, 20))]},
-    ],
-    ids=["plain", "exif", "profile", "frames"],
-)
+FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (30, 20))]}
+
+
+@pytest.mark.parametrize("options", [{}, {"exif": exif_bytes()}, {"icc_profile": ICC * 9}, FRAMES])
 def test_lossless_webp_stays_lossless(tmp_path, options):
     pixels = random_samples(np.uint8, 3)
     lossless = read_image(save(tmp_path / "a.webp", pixels, lossless=True, **options))
@@ -314,7 +301,6 @@ def test_exif_orientation_is_applied_and_reset(tmp_path, name, orientation):
         tifffile.imwrite(path, stored, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
     image = read_image(path)
     assert_same(image, turned(stored, orientation))
-    assert size_of(path) == image.pixels.shape[:2]
     assert_same(rewritten(path, image), image.pixels)
     with Image.open(path) as written:
         assert written.getexif().get(274, 1) == 1
@@ -327,7 +313,7 @@ def test_exif_keeps_makers_notes_and_gets_the_new_size_and_orientation(tmp_path)
     note = bytes(range(200))
     exif[0x8769] = {37500: note, 40962: 30, 40963: 20}
     image = read_image(save(tmp_path / "a.jpg", exif=exif.tobytes()))
-    assert size_of(tmp_path / "a.jpg") == image.pixels.shape[:2] == SIDES[::-1]
+    assert image.pixels.shape[:2] == SIDES[::-1]
     image.pixels = np.zeros((70, 90, 3), np.uint8)
     write_image(tmp_path / "b.webp", image)
     carried = exif_of(tmp_path / "b.webp")
@@ -506,26 +492,16 @@ HEADER = b"IHDR" + struct.pack(">IIBBBBB", 24000, 16000, 16, 0, 0, 0, 0)
 HUGE = png(np.zeros(SIDES))
 HUGE = HUGE[:12] + HEADER + struct.pack(">I", zlib.crc32(HEADER)) + HUGE[33:]
 
-# 16 x 16 px, encoded with x265: the wheel's libvips has the container, but no decoder
-HEIC = """
-AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJp
-bG9jAAAAAERAAAEAAQAAAAABoAABAAAAAAAAADIAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAAB
-AAAA/GlwcnAAAADcaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEA
-AQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAADAIRiAAEABkQBwXPBiQAAABNjb2xybmNseAABAA0ABoAAAAAU
-aXNwZQAAAAAAAABAAAAAQAAAAChjbGFwAAAAEAAAAAEAAAAQAAAAAf///9AAAAAC////0AAAAAIAAAAQcGl4aQAAAAADCAgIAAAAGGlw
-bWEAAAAAAAAAAQABBYECAwWEAAAAOm1kYXQAAAAuKAGvEyFiY0D1JyL/9+Sf/Ie5/xd2WFncroDBW/L6wPZkm8DzqpGegIdppzAVeA==
-"""
-
 
 def test_8_bit_lab_and_heic_are_refused_in_a_sentence(tmp_path):
     Image.new("LAB", (30, 20)).save(tmp_path / "a.tif")
-    (tmp_path / "a.heic").write_bytes(base64.b64decode(HEIC))
-    for name, reason in (
-        ("a.tif", "its colours are 8-bit LAB, which are not supported; save it as RGB"),
-        ("a.heic", "it is HEIC, for which there is no decoder"),
+    heic = Path(__file__).parent / "small.heic"  # encoded with x265: the wheel's libvips cannot decode it
+    for path, reason in (
+        (tmp_path / "a.tif", "its colours are 8-bit LAB, which are not supported; save it as RGB"),
+        (heic, "it is HEIC, for which there is no decoder"),
     ):
-        with pytest.raises(UserError, match=f"{name}: {reason}"):
-            read_image(tmp_path / name)
+        with pytest.raises(UserError, match=f"{path}: {reason}"):
+            read_image(path)
 
 
 @pytest.mark.parametrize(

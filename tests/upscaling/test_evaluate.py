@@ -56,7 +56,7 @@ def test_validation_images_and_scores(folder, caplog, phase, label):
     np.testing.assert_array_equal(files["bicubic"], bicubic.upsample(lr, 4))
     assert files["gen"].shape == hr.shape == (512, 512, 3)
     compare = files["compare"]  # captions above four images
-    for i, image in enumerate((enlarge(lr, 4), files["bicubic"], files["gen"], hr)):
+    for i, image in enumerate((lr.repeat(4, 0).repeat(4, 1), files["bicubic"], files["gen"], hr)):
         np.testing.assert_array_equal(compare[-512:, 516 * i : 516 * i + 512], image)
     for name, image in (("bicubic", files["bicubic"]), (label, files["gen"])):
         scores = rf"{metrics.psnr_y(image, hr, 4):.2f} dB +SSIM {metrics.ssim_y(image, hr, 4):.4f}"

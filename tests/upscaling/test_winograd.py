@@ -27,7 +27,7 @@ def convolutions(upscaler):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 4), (5, 8), (7, 14)])
-def test_it_equals_a_convolution(size):
+def test_it_equals_a_convolution(session, size):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1, *size, 5)).astype(np.float32)
     filters = rng.normal(size=(3, 3, 5, 8))
@@ -35,8 +35,7 @@ def test_it_equals_a_convolution(size):
     expected = sum(
         padded[i : i + size[0], j : j + size[1]] @ filters[i, j] for i in range(3) for j in range(3)
     )
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        result = session.run(conv3x3(tf.constant(x), filters))
+    result = session.run(conv3x3(tf.constant(x), filters))
     np.testing.assert_allclose(result[0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -548,22 +549,15 @@ def test_sizes_and_formats_that_cannot_be_written_are_refused(tmp_path):
 def test_a_wrong_folder_is_an_error_that_names_the_setting(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    (tmp_path / "other/locked").mkdir(parents=True)
-    (tmp_path / "other/a.png").touch()
-    real_scandir = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return real_scandir(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
     for folder, reason in (
         ("missing", "there is no folder .*missing"),
         ("file", "file' is a file"),
         ("empty", "no images in .*empty"),
-        ("other", "cannot read the folder .*locked.*Permission denied"),
+        (".", "cannot read the folder 'locked' .Permission denied"),
     ):
+        if folder == ".":
+            error = PermissionError(13, "Permission denied", "locked")
+            monkeypatch.setattr(os, "scandir", Mock(side_effect=error))
         with pytest.raises(UserError, match=rf"^TRAIN\.hr_img_path: .*{reason}"):
             list_images(tmp_path / folder, "TRAIN.hr_img_path")
 

@@ -70,16 +70,14 @@ def test_benchmark_writes_the_table_it_prints(folder, caplog):
     photo = validation_photo()
     for name, size in (("a", (40, 48)), ("b", (35, 42))):  # b is cropped to 32 x 40
         write_rgb(folder / f"plain/{name}.png", photo[: size[0], : size[1]])
-    hr = photo[100:148, 100:140]
-    write_rgb(folder / "paired/HR/c.png", hr)
-    write_rgb(folder / "paired/LR_bicubic_x4/c.png", bicubic.downsample(hr, 4))
+    make_set(folder / "paired", 1)
     arguments = ["--mode=benchmark", "--input", "plain", "paired", "--output", "out"]
     assert main.main([*arguments, "--weights", "weights.npz"]) == 0
     printed = caplog.text
     report = table(folder / "out")
     with open(folder / "out/benchmark.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["image"] for row in rows] == ["a", "b", "c", "mean of 2", "mean of 1"]
+    assert [row["image"] for row in rows] == ["a", "b", "0", "mean of 2", "mean of 1"]
     assert report["protocol"] == evaluate.PROTOCOL.format(4) and report["protocol"] in printed
     for row, expected in zip(report["images"], (photo[:40, :48], photo[:32, :40])):
         sr = read_rgb(folder / f"out/plain/{row['image']}_x4.png")

@@ -72,19 +72,19 @@ def names_in(folder):
     return sorted(str(path.relative_to(folder)) for path in files)
 
 
-@pytest.mark.parametrize("with_alpha", [False, True], ids=["opaque", "alpha"])
+@pytest.mark.parametrize("opacity", [None, 0, 1])
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["gray", "colour"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["8bit", "16bit"])
-def test_every_kind_of_image_passes_through_exactly(tmp_path, dtype, channels, with_alpha):
+def test_every_kind_of_image_passes_through_exactly(tmp_path, dtype, channels, opacity):
     pixels = random_samples(dtype, 5, 6, *channels) % 200  # 16 bits are not recognised by the brightest pixel
-    alpha = np.full((5, 6), np.iinfo(dtype).max, dtype) if with_alpha else None
+    alpha = None if opacity is None else np.full((5, 6), opacity * np.iinfo(dtype).max, dtype)
     upscale = Mock(side_effect=nearest)
     image = upscaled(tmp_path, pixels, alpha, {"png-comment-0-Author": "A"}, upscale=upscale)
     np.testing.assert_array_equal(upscale.call_args[0][0], pixels if channels else np.dstack([pixels] * 3))
     assert image.pixels.dtype == dtype
     np.testing.assert_array_equal(image.pixels, enlarge(pixels, 4))
-    assert (image.alpha is not None) == with_alpha
-    assert not with_alpha or (image.alpha == alpha.max()).all()
+    assert (image.alpha is None) == (alpha is None)
+    assert alpha is None or (image.alpha == alpha.max()).all()
     assert image.metadata["png-comment-0-Author"] == "A"
 
 
@@ -107,12 +107,6 @@ def test_alpha_edges_stay_in_range_and_colour_does_not_bleed_from_under_them(tmp
     assert (sr.alpha[:, :18] == 0).all()
     assert (sr.alpha[:, 30:] == most).all()
     assert (np.diff(sr.alpha.astype(int), axis=1) >= 0).all()
-
-
-def test_wholly_transparent_images_keep_their_colours(tmp_path):
-    pixels = random_samples(np.uint8, 4, 4, 3)
-    sr = upscaled(tmp_path, pixels, np.zeros((4, 4), np.uint8))
-    np.testing.assert_array_equal(sr.pixels, enlarge(pixels, 4))
 
 
 def test_folders_are_searched_and_their_structure_is_kept(tmp_path, capfd):
@@ -180,36 +174,17 @@ def test_an_image_named_twice_or_behind_a_circular_link_is_done_once(tmp_path):
     assert [job.target.name for job in jobs] == ["a_x4.png"]
 
 
-@pytest.mark.parametrize("output", ["in", "in/out", "in/b"])
-def test_outputs_inside_the_input_folder_do_not_become_inputs(tmp_path, output):
-    make_png(tmp_path / "in/a.png")
-    make_png(tmp_path / "in/c/d.png")
-    for options in ({}, {"format": "jpg"}, {"outscale": 2.5}, {}):
-        assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / output, **options) == 0
-    results = [f"{stem}{end}" for stem in ("a", "c/d") for end in ("_x2.5.png", ".png_x4.jpg", "_x4.png")]
-    found = set(names_in(tmp_path / output)) - {"a.png", "c/d.png"}
-    assert found == set(results)
-
-
 def test_failures_are_reported_at_the_end_and_do_not_stop_the_others(tmp_path, capfd, monkeypatch):
     inside, out, write = tmp_path / "in", tmp_path / "out", images_module.write_image
     computing = {  # by the width of the image
         11: UserError("not enough memory for the smallest tile"),
         12: ZeroDivisionError("by zero"),
         13: MemoryError(),
-        14: OSError(5, "Input error"),
     }
-    writing = {
-        21: RuntimeError("boom"),
-        22: MemoryError(),
-        23: UserError("cannot write 23_x4.png: No space left on device"),
-    }
-    for width in (10, *computing, 20, *writing, 24, 30):
+    for width in (10, *computing, 20, 21, 22, 30):
         make_png(inside / f"{width}.png", width=width)
     (inside / "31.png").write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    (inside / "32.png").write_bytes((inside / "10.png").read_bytes()[:80])
-    (inside / "33.jpg").touch()
-    (out / "24_x4.png").mkdir(parents=True)
+    (out / "22_x4.png").mkdir(parents=True)
 
     def upscale(pixels, progress):
         if error := computing.get(pixels.shape[1]):
@@ -217,30 +192,23 @@ def test_failures_are_reported_at_the_end_and_do_not_stop_the_others(tmp_path, c
         return nearest(pixels, progress)
 
     def write_image(path, image):
-        if error := writing.get(image.pixels.shape[1] // 4):
-            raise error
+        if path.name == "21_x4.png":
+            raise MemoryError
         write(path, image)
 
     monkeypatch.setattr(images_module, "write_image", write_image)
     assert upscale_files(upscale, [str(inside)], out, overwrite=True) == 1
     assert names_in(out) == ["10_x4.png", "20_x4.png", "30_x4.png"]
     printed = capfd.readouterr()
-    assert "3 of 14 images upscaled" in printed.out and "11 failed" in printed.out
-    report = [line for line in printed.err.splitlines() if line.startswith("  ")]
-    expected = [
+    assert "3 of 9 images upscaled" in printed.out and "6 failed" in printed.out
+    assert [line for line in printed.err.splitlines() if line.startswith("  ")] == [
         f"  cannot upscale {inside}/11.png: not enough memory for the smallest tile",
         f"  cannot upscale {inside}/12.png: ZeroDivisionError by zero",
         f"  cannot upscale {inside}/13.png: MemoryError",
-        f"  cannot upscale {inside}/14.png: OSError",
-        f"  cannot upscale {inside}/21.png: RuntimeError boom",
-        f"  cannot write {out}/22_x4.png: there is not enough memory",
-        "  cannot write 23_x4.png: No space left on device",
-        f"  cannot write {out}/24_x4.png: Is a directory",
-        f"  cannot read {inside}/31.png: it is a Git LFS pointer",
-        f"  cannot read {inside}/32.png: it is damaged",
-        f"  cannot read {inside}/33.jpg: it is not an image",
+        f"  cannot write {out}/21_x4.png: there is not enough memory",
+        f"  cannot write {out}/22_x4.png: Is a directory",
+        f"  cannot read {inside}/31.png: it is a Git LFS pointer; fetch the image with 'git lfs pull'",
     ]
-    assert len(report) == 11 and all(map(str.startswith, report, expected))
 
 
 def test_results_that_cannot_be_written_or_held_fail_before_they_are_computed(tmp_path, capfd, monkeypatch):
@@ -380,6 +348,8 @@ def test_results_of_an_earlier_command_are_no_input(tmp_path):
     assert [job.source.name for job in jobs] == ["a.png", "holiday_x4.png"]
     for named, count in (("pics/x4/a_x4.png", 1), ("pics/x4", 2)):  # unless named
         assert len(plan_outputs([str(tmp_path / named)], tmp_path / "elsewhere")) == count
+    make_png(tmp_path / "pics/x4/own.png")  # nothing in the output folder is an input
+    assert len(plan_outputs([str(tmp_path / "pics")], tmp_path / "pics/x4")) == 2
 
 
 def test_a_damaged_note_is_no_note(tmp_path):

@@ -73,12 +73,10 @@ def test_benchmark_writes_the_table_it_prints(folder, caplog):
     make_set(folder / "paired", 1)
     arguments = ["--mode=benchmark", "--input", "plain", "paired", "--output", "out"]
     assert main.main([*arguments, "--weights", "weights.npz"]) == 0
-    printed = caplog.text
     report = table(folder / "out")
-    with open(folder / "out/benchmark.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv.DictReader((folder / "out/benchmark.csv").read_text().splitlines())
     assert [row["image"] for row in rows] == ["a", "b", "0", "mean of 2", "mean of 1"]
-    assert report["protocol"] == evaluate.PROTOCOL.format(4) and report["protocol"] in printed
+    assert report["protocol"] == evaluate.PROTOCOL.format(4) and report["protocol"] in caplog.text
     for row, expected in zip(report["images"], (photo[:40, :48], photo[:32, :40])):
         sr = read_rgb(folder / f"out/plain/{row['image']}_x4.png")
         assert row["psnr_db"] == pytest.approx(metrics.psnr_y(sr, expected, 4))
@@ -86,7 +84,7 @@ def test_benchmark_writes_the_table_it_prints(folder, caplog):
         assert row["bicubic_psnr_db"] == pytest.approx(metrics.psnr_y(cubic, expected, 4))
     mean = report["means"][0]
     assert mean["ssim"] == pytest.approx(np.mean([row["ssim"] for row in report["images"][:2]]))
-    assert re.search(rf"plain +mean of 2 +{mean['bicubic_psnr_db']:.2f} ", printed)
+    assert re.search(rf"plain +mean of 2 +{mean['bicubic_psnr_db']:.2f} ", caplog.text)
 
 
 def test_benchmark_refuses_pairs_that_do_not_match(folder, refusal):
@@ -225,8 +223,7 @@ def test_infinite_psnr_is_null_in_json(tmp_path):
     write_rgb(tmp_path / "set/a.png", np.full((24, 28, 3), 7, np.uint8))
     assert benchmark(tmp_path)[0]["psnr_db"] is None
     assert "Infinity" not in (tmp_path / "out/benchmark.json").read_text()
-    with open(tmp_path / "out/benchmark.csv") as file:
-        assert next(csv.DictReader(file))["psnr_db"] == "inf"
+    assert ",inf," in (tmp_path / "out/benchmark.csv").read_text()
 
 
 def test_names_that_are_not_utf8_are_scored(tmp_path):

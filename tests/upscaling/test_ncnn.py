@@ -22,7 +22,6 @@ pytest.importorskip("ncnn", reason="pip install -r requirements-export.txt")
 
 ROOT = Path(__file__).parents[2]
 PHOTO = validation_photo()[100:124, 100:130]
-SMALL = PHOTO[:12, :18]
 ARGUMENTS = {
     name: {key: value for key, value in arguments.items() if key != "init"}
     for name, arguments in NETWORKS.items()
@@ -90,9 +89,9 @@ def test_tiles_give_the_whole_image_within_one_level(shipped, monkeypatch):
 
 def test_the_page_runs_it(tmp_path, shipped):
     page = Page(SETTINGS, checkpoints.locate("srgan"), "ncnn")
-    write_rgb(tmp_path / "photo.png", SMALL)
+    write_rgb(tmp_path / "photo.png", PHOTO)
     _, file = page.enlarge(tmp_path / "photo.png", page.default, 0.0, 4.0, tmp_path, lambda done: None)
-    assert np.array_equal(read_rgb(file), shipped(SMALL))
+    assert np.array_equal(read_rgb(file), shipped(PHOTO))
 
 
 def test_the_engine_imports_no_tensorflow(tmp_path):

@@ -75,11 +75,10 @@ def test_its_products_count_in_the_memory_budget(avx2):
     [
         ({"avx2", "avx512f"}, "float32", False),
         ({"asimd"}, "float32", False),
-        (set(), "float32", False),
         ({"avx2", "fma"}, "bfloat16", False),
         ({"avx2", "fma"}, "float32", True),
     ],
-    ids=["AVX-512", "ARM", "neither", "bfloat16", "GPU"],
+    ids=["AVX-512", "ARM", "bfloat16", "GPU"],
 )
 def test_where_it_is_not_faster_convolutions_stay(flags, precision, has_gpu, monkeypatch):
     monkeypatch.setattr(runtime, "cpu_flags", lambda: flags)

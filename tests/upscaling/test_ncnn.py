@@ -80,7 +80,7 @@ def test_tiles_give_the_whole_image_within_one_level(shipped, monkeypatch):
     """Winograd's sums depend on where a pixel lies in a tile: not bit for bit."""
     lr = np.tile(validation_photo()[:60, :60], (2, 2, 1))
     whole, calls = shipped(lr), []
-    halo = shipped._trunk_halo + shipped._head_halo
+    halo = shipped.engine.trunk_halo + shipped.engine.head_halo
     monkeypatch.setattr(shipped, "_trunk_px", (2 * halo + 41) ** 2)
     monkeypatch.setattr(shipped, "_head_px", 31**2)
     assert difference(shipped(lr, progress=calls.append), whole) <= 1

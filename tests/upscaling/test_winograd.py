@@ -58,7 +58,7 @@ def test_every_upsampling_convolution_is_replaced_and_the_result_stays(name, flo
 def test_tiles_equal_the_whole_image_to_rounding(size, avx2, floats):
     with Upscaler(weights(ARGUMENTS), ARGUMENTS, SETTINGS) as upscaler:
         whole = upscaler(random_image(*size))
-        halo = upscaler._trunk_halo + upscaler._head_halo
+        halo = upscaler.engine.trunk_halo + upscaler.engine.head_halo
         upscaler._trunk_px, upscaler._head_px = (2 * halo + 8) * (2 * halo + 9), 15 * 14
         np.testing.assert_allclose(upscaler(random_image(*size)), whole, rtol=0, atol=4e-6)
 

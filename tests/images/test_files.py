@@ -138,7 +138,7 @@ def test_jpeg_keeps_gray_and_full_colour_resolution(tmp_path):
 FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (30, 20))]}
 
 
-@pytest.mark.parametrize("options", [{}, {"exif": exif_bytes()}, {"icc_profile": ICC * 9}, FRAMES])
+@pytest.mark.parametrize("options", [{}, {"exif": exif_bytes()}, {"icc_profile": (ICC + b"\0") * 9}, FRAMES])
 def test_lossless_webp_stays_lossless(tmp_path, options):
     pixels = random_samples(np.uint8, 3)
     lossless = read_image(save(tmp_path / "a.webp", pixels, lossless=True, **options))

@@ -236,7 +236,7 @@ def test_the_browser_gets_the_command_lines_result(browser, address, tmp_path):
     enlarge_in(tab, tmp_path / "photo.png")
     link = tab.locator("#result a[download]").first
     link.wait_for(timeout=90_000)
-    tab.locator("#compare img").nth(1).wait_for()  # bicubic and the result
+    tab.locator("#compare img").first.wait_for()
     with tab.expect_download() as download:
         link.click()
     download.value.save_as(tmp_path / "page.png")
@@ -245,6 +245,17 @@ def test_the_browser_gets_the_command_lines_result(browser, address, tmp_path):
     command += [str(tmp_path / "photo.png"), "--output", str(tmp_path / "out")]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     assert (tmp_path / "page.png").read_bytes() == (tmp_path / "out/photo_x4.png").read_bytes()
+
+    compare = tab.locator("#compare")
+    box = compare.bounding_box()
+    before = compare.screenshot()
+    middle = box["y"] + box["height"] / 2
+    tab.mouse.move(box["x"] + box["width"] / 2, middle)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + box["width"] / 5, middle, steps=5)
+    tab.mouse.up()
+    tab.wait_for_timeout(300)
+    assert compare.screenshot() != before
     assert [url for url in tab.asked if not url.startswith((address, "data:", "blob:"))] == []
 
 

@@ -29,7 +29,7 @@ _DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 def sample_photos() -> dict[str, np.ndarray]:
     """The embedded training photographs by name, uint8 [h, w, 3] RGB."""
-    return {name: files.read_rgb(packaged(*SAMPLE_FILES[name])) for name in SAMPLE_FILES}
+    return {name: files.read_rgb(packaged(*file)) for name, file in SAMPLE_FILES.items()}
 
 
 def validation_photo() -> np.ndarray:

@@ -22,7 +22,11 @@ def random_image(height, width, seed=0, dtype=np.uint8):
 
 
 def read_image(path) -> ImageData:
-    return Source(path).read()
+    """An image, whose size was known before it was decoded."""
+    source = Source(path)
+    image = source.read()
+    assert (source.height, source.width) == image.pixels.shape[:2]
+    return image
 
 
 def weights(arguments=NETWORKS["tensorlayer"], seed=0):

@@ -107,7 +107,6 @@ class Upscaler(contextlib.AbstractContextManager):
         self._memory_mb = settings.memory_mb
         self.scale: int = arguments["scale"]
         self.engine = _engine_class(engine)(arrays, arguments, settings, source)
-        self._trunk_halo, self._head_halo = self.engine.trunk_halo, self.engine.head_halo
         px_per_tensor = memory_budget(settings.memory_mb) / (self.engine.num_filters * 4)
         self._trunk_px = int(px_per_tensor / self.engine.live_trunk_tensors)
         self._head_px = int(px_per_tensor / self.engine.live_head_tensors / self.scale**2)
@@ -144,22 +143,23 @@ class Upscaler(contextlib.AbstractContextManager):
     def _upscale(self, image: np.ndarray, views: list, progress: Callable) -> np.ndarray:
         """The mean of what the network makes of each view, (quarter turns, flip) of the image."""
         whole, scale = Box(0, 0, *image.shape[:2]), self.scale
+        trunk_halo, head_halo = self.engine.trunk_halo, self.engine.head_halo
         head = functools.partial(self.engine.head, dtype=image.dtype)
         result = None
         done_px = 0
         left = memory_budget(self._memory_mb, scale**2 * image.nbytes) / memory_budget(self._memory_mb)
         trunk_px, head_px = int(left * self._trunk_px), int(left * self._head_px)
-        for tile in tiles(whole, trunk_px, self._trunk_halo + self._head_halo):
-            needed = tile.grown(self._head_halo, whole)
-            seen = needed.grown(self._trunk_halo, whole)
+        for tile in tiles(whole, trunk_px, trunk_halo + head_halo):
+            needed = tile.grown(head_halo, whole)
+            seen = needed.grown(trunk_halo, whole)
             total = 0.0  # of this tile only, since a whole result in floats is too large
             for view in views:
                 features = _run_turned(self.engine.trunk, image[seen.slices()], view)[needed.slices(seen)]
                 sr = np.empty(
                     (scale * (tile.bottom - tile.top), scale * (tile.right - tile.left), 3), np.float32
                 )
-                for part in tiles(tile, head_px, self._head_halo):
-                    around = part.grown(self._head_halo, whole)
+                for part in tiles(tile, head_px, head_halo):
+                    around = part.grown(head_halo, whole)
                     window = features[around.slices(needed)]
                     enlarged = _run_turned(head, window, view)
                     sr[part.slices(tile, scale)] = enlarged[part.slices(around, scale)]

@@ -1,4 +1,3 @@
-import base64
 import logging
 import os
 import struct
@@ -6,6 +5,7 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -28,11 +28,6 @@ def random_samples(dtype, *channels):
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max + 1, (*SIDES, *channels), dtype)
 
 
-def size_of(path):
-    source = Source(path)
-    return source.height, source.width
-
-
 def photograph():
     y, x = np.mgrid[: SIDES[0], : SIDES[1]]
     return np.dstack([60 + 4 * x, 200 - 5 * y, 90 + 2 * x + y]).astype(np.uint8)
@@ -49,11 +44,9 @@ def rewritten(path, image):
     return read_image(path)
 
 
-def exif_bytes(orientation=None):
+def exif_bytes(orientation=1):
     exif = Image.Exif()
-    exif[271] = "A maker"
-    if orientation is not None:
-        exif[274] = orientation
+    exif[271], exif[274] = "A maker", orientation
     exif[0x8769] = {0x9003: "2020:02:03 04:05:06", 0xA002: 30, 0xA003: 20}
     exif[0x8825] = {1: "N", 2: (1.0, 2.0, 3.0)}
     return exif.tobytes()
@@ -65,7 +58,7 @@ def metadata(tmp_path_factory):
     path = tmp_path_factory.mktemp("metadata") / "a.png"
     text = PngImagePlugin.PngInfo()
     text.add_text("Author", "somebody")
-    return read_image(save(path, icc_profile=ICC, exif=exif_bytes(1), pnginfo=text)).metadata
+    return read_image(save(path, icc_profile=ICC, exif=exif_bytes(), pnginfo=text)).metadata
 
 
 def exif_of(path):
@@ -79,34 +72,24 @@ def icc_of(path):
 
 
 def assert_same(image, pixels, alpha=None):
-    assert image.pixels.dtype == pixels.dtype
-    np.testing.assert_array_equal(image.pixels, pixels)
-    assert (image.alpha is None) == (alpha is None)
-    if alpha is not None:
-        assert image.alpha.dtype == alpha.dtype
-        np.testing.assert_array_equal(image.alpha, alpha)
+    np.testing.assert_array_equal(image.pixels, pixels, strict=True)  # and of the same type
+    np.testing.assert_array_equal(image.alpha, alpha, strict=True)
 
 
 def assert_similar(pixels, expected):
     assert np.abs(pixels.astype(int) - expected).mean() < 2
 
 
-def png(shape, bits, colour_type, rows, *chunks):
-    """A PNG of rows of packed samples, with chunks of (name, content) before them."""
-    height, width = shape
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
-    data = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).astype(np.uint8))
+def png(samples, *chunks):
+    """A PNG of 16-bit samples, with chunks of (name, content) before them."""
+    header = struct.pack(">IIBBBBB", *SIDES[::-1], 16, 0 if samples.ndim == 2 else 2, 0, 0, 0)
+    rows = samples.astype(">u2").reshape(SIDES[0], -1).view(np.uint8)
+    data = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())  # each begins with its filter: none
     blocks = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
         for name, content in blocks
     )
-
-
-def png_of(samples, colour_type, *chunks):
-    """A PNG of 8-bit or 16-bit samples."""
-    rows = samples.astype(samples.dtype.newbyteorder(">")).reshape(len(samples), -1).view(np.uint8)
-    return png(samples.shape[:2], 8 * samples.itemsize, colour_type, rows, *chunks)
 
 
 @pytest.mark.parametrize("with_alpha", [False, True], ids=["opaque", "alpha"])
@@ -120,7 +103,6 @@ def test_lossless_formats_return_every_sample(tmp_path, suffix, dtype, channels,
     for kept in (pixels, pixels % 200):  # 16 bits are not recognised by the brightest pixel
         image = rewritten(path, ImageData(kept, alpha, metadata))
         assert_same(image, kept, alpha)
-    assert size_of(path) == SIDES
     # the profile of colours is none of grays
     assert image.metadata.get("icc-profile-data") == (ICC if channels else None)
     assert list(tmp_path.iterdir()) == [path]
@@ -146,13 +128,6 @@ def test_metadata_is_carried_and_nothing_is_logged(tmp_path, suffix, metadata, c
             assert image.text["Author"] == "somebody"
 
 
-@pytest.mark.parametrize(("source", "target"), [("a.png", "b.png"), ("a.jpg", "b.jpg"), ("a.tif", "b.tif")])
-def test_resolution_is_kept(tmp_path, source, target):
-    write_image(tmp_path / target, read_image(save(tmp_path / source, dpi=(300, 300))))
-    with Image.open(tmp_path / target) as image:
-        np.testing.assert_allclose([float(dpi) for dpi in image.info["dpi"]], (300, 300), atol=0.02)
-
-
 def test_jpeg_keeps_gray_and_full_colour_resolution(tmp_path):
     assert rewritten(tmp_path / "gray.jpg", ImageData(photograph()[..., 0])).pixels.shape == SIDES
     write_image(tmp_path / "a.jpg", ImageData(photograph()))
@@ -160,16 +135,10 @@ def test_jpeg_keeps_gray_and_full_colour_resolution(tmp_path):
         assert [component[1:3] for component in image.layer] == [(1, 1)] * 3
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"exif": exif_bytes()},
-        {"icc_profile": ICC * 9},
-        {"save_all": True, "append_images": [Image.new("RGB", (30, 20))]},
-    ],
-    ids=["plain", "exif", "profile", "frames"],
-)
+FRAMES = {"save_all": True, "append_images": [Image.new("RGB", (30, 20))]}
+
+
+@pytest.mark.parametrize("options", [{}, {"exif": exif_bytes()}, {"icc_profile": (ICC + b"\0") * 9}, FRAMES])
 def test_lossless_webp_stays_lossless(tmp_path, options):
     pixels = random_samples(np.uint8, 3)
     lossless = read_image(save(tmp_path / "a.webp", pixels, lossless=True, **options))
@@ -206,13 +175,6 @@ def test_alpha_is_laid_on_white_where_the_format_has_none(tmp_path, caplog, chan
     assert "a.bmp: BMP has no transparency, laid on white" in caplog.text
 
 
-def test_16_bit_gray_png_of_other_programs_is_read_whole(tmp_path):
-    gray, gray_alpha = random_samples(np.uint16), random_samples(np.uint16, 2)
-    assert_same(read_image(save(tmp_path / "gray.png", gray)), gray)
-    (tmp_path / "la.png").write_bytes(png_of(gray_alpha, 4))
-    assert_same(read_image(tmp_path / "la.png"), gray_alpha[..., 0], gray_alpha[..., 1])
-
-
 def test_palettes_and_one_bit_are_converted(tmp_path):
     rgb = photograph() // 64 * 64
     palette = Image.fromarray(rgb).quantize(256)
@@ -222,6 +184,7 @@ def test_palettes_and_one_bit_are_converted(tmp_path):
     palette.save(tmp_path / "clear.png", transparency=palette.getpixel((0, 0)))
     opaque = np.where((rgb == rgb[0, 0]).all(axis=2), 0, 255).astype(np.uint8)
     assert_same(read_image(tmp_path / "clear.png"), rgb, opaque)
+    np.testing.assert_array_equal(read_rgb(tmp_path / "clear.png"), rgb)
 
     Image.fromarray(rgb[..., 0]).convert("P").save(tmp_path / "grays.png", icc_profile=ICC)
     image = read_image(tmp_path / "grays.png")
@@ -232,16 +195,6 @@ def test_palettes_and_one_bit_are_converted(tmp_path):
     bits = random_samples(np.uint8) > 127
     for name in ("bits.png", "bits.tiff", "bits.bmp"):
         assert_same(read_image(save(tmp_path / name, bits)), bits * np.uint8(255))
-
-
-def test_cmyk_without_a_profile_is_converted_as_printed(tmp_path):
-    inks = np.zeros((*SIDES, 4), np.uint8)
-    inks[:, :15, 0], inks[:, 15:, 3] = 255, 255  # cyan, black
-    Image.fromarray(inks, "CMYK").save(tmp_path / "inks.tiff", icc_profile=b"not a profile")
-    image = read_image(tmp_path / "inks.tiff")
-    cyan, black = image.pixels[0, 0].astype(int), image.pixels[0, -1].astype(int)
-    assert cyan[0] < 60 and cyan[1] > 120 and cyan[2] > 180 and black.max() < 60  # as printed, not 0 and 255
-    assert "icc-profile-data" not in image.metadata
 
 
 def gray_cmyk_profile():
@@ -255,44 +208,32 @@ def gray_cmyk_profile():
 
 def test_cmyk_goes_through_its_own_profile_which_is_not_carried(tmp_path):
     inks = np.zeros((*SIDES, 4), np.uint8)
-    inks[:, 15:, 0] = 255
-    Image.fromarray(inks, "CMYK").save(tmp_path / "a.tiff", icc_profile=gray_cmyk_profile())
-    image = read_image(tmp_path / "a.tiff")
-    assert "icc-profile-data" not in image.metadata
-    assert (image.pixels[:, :15] >= 254).all()
-    assert 80 < image.pixels[:, 15:].mean() < 180 and np.ptp(image.pixels, axis=2).max() <= 2  # cyan is gray
+    inks[:, 15:, 0] = 255  # white, cyan
+    for profile in (gray_cmyk_profile(), b"not a profile"):
+        Image.fromarray(inks, "CMYK").save(tmp_path / "a.tiff", icc_profile=profile)
+        image = read_image(tmp_path / "a.tiff")
+        assert "icc-profile-data" not in image.metadata
+        assert (image.pixels[:, :15] >= 254).all()
+        red, green, blue = image.pixels[0, -1].astype(int)
+        if profile != b"not a profile":
+            assert 80 < red < 180 and max(red, green, blue) - min(red, green, blue) <= 2  # cyan is gray
+        else:
+            assert red < 60 and green > 120 and blue > 180  # as printed, not 0 and 255
 
 
-@pytest.mark.parametrize(("channels", "colour_type"), [((), 0), ((3,), 2)], ids=["gray", "colour"])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["8bit", "16bit"])
-def test_the_transparent_colour_of_a_png_becomes_alpha(tmp_path, dtype, channels, colour_type):
-    samples = random_samples(dtype, *channels)
+@pytest.mark.parametrize("channels", [(), (3,)], ids=["gray", "colour"])
+def test_the_transparent_colour_of_a_png_becomes_alpha(tmp_path, channels):
+    samples = random_samples(np.uint16, *channels)
     key = np.array(samples[3, 4], ">u2")
-    (tmp_path / "a.png").write_bytes(png_of(samples, colour_type, (b"tRNS", key.tobytes())))
+    (tmp_path / "a.png").write_bytes(png(samples, (b"tRNS", key.tobytes())))
     is_opaque = (samples != key).reshape(*SIDES, -1).any(axis=2)
-    assert_same(read_image(tmp_path / "a.png"), samples, is_opaque * dtype(np.iinfo(dtype).max))
-
-
-@pytest.mark.parametrize("bits", [1, 2, 4])
-def test_a_transparent_gray_of_few_bits_becomes_alpha(tmp_path, bits):
-    white = 2**bits - 1
-    row = np.array([[white]])  # black, but for the last pixel
-    data = png((1, 8 // bits), bits, 0, row, (b"tRNS", struct.pack(">H", white)))
-    (tmp_path / "a.png").write_bytes(data)
-    expected = np.zeros((1, 8 // bits), np.uint8)
-    expected[0, -1] = 255
-    assert_same(read_image(tmp_path / "a.png"), expected, 255 - expected)
+    assert_same(read_image(tmp_path / "a.png"), samples, is_opaque * np.uint16(65535))
 
 
 def test_deep_tiff_of_every_layout_is_read(tmp_path):
     path = tmp_path / "a.tiff"
     rgb, rgba = random_samples(np.uint16, 3), random_samples(np.uint16, 4)
-    for options in ({"byteorder": ">"}, {"compression": "zlib"}, {"tile": (16, 16)}):
-        tifffile.imwrite(path, rgb, photometric="rgb", **options)
-        assert_same(read_image(path), rgb)
-    tifffile.imwrite(path, np.moveaxis(rgb, -1, 0).copy(), photometric="rgb", planarconfig="separate")
-    assert_same(read_image(path), rgb)
-    cv2.imwrite(str(path), rgb[..., ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 5])  # LZW
+    tifffile.imwrite(path, rgb, photometric="rgb", byteorder=">", compression="zlib", tile=(16, 16))
     assert_same(read_image(path), rgb)
     for kind in ("unassalpha", "unspecified"):
         tifffile.imwrite(path, rgba, photometric="rgb", extrasamples=[kind])
@@ -307,14 +248,11 @@ def test_deep_tiff_of_every_layout_is_read(tmp_path):
     np.testing.assert_array_equal(image.alpha, half)
 
 
-@pytest.mark.parametrize("byteorder", "<>")
-@pytest.mark.parametrize("compression", [None, "zlib"])
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["gray", "colour"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_floats_from_0_to_1_become_16_bit(tmp_path, dtype, channels, compression, byteorder):
+def test_floats_from_0_to_1_become_16_bit(tmp_path, dtype, channels):
     values = (random_samples(np.uint16, *channels) / 65535).astype(dtype)
-    options = {"photometric": "rgb" if channels else "minisblack", "compression": compression}
-    tifffile.imwrite(tmp_path / "a.tif", values, byteorder=byteorder, **options)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="rgb" if channels else "minisblack")
     expected = np.rint(values.astype(np.float32) * 65535).astype(np.uint16)
     assert_same(read_image(tmp_path / "a.tif"), expected)
 
@@ -346,47 +284,35 @@ def turned(stored, orientation):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize(
-    "name", ["8.png", "8.webp", "8.tiff", "16.png", "16.tiff", "lzw.tif", "deflate.tif", "packbits.tif"]
-)
+@pytest.mark.parametrize("name", ["8.png", "8.webp", "8.tiff", "16.png", "16.tiff"])
 def test_exif_orientation_is_applied_and_reset(tmp_path, name, orientation):
     path, exif = tmp_path / name, exif_bytes(orientation)
     stored = random_samples(np.uint8 if name.startswith("8") else np.uint16, 3)
     if name.startswith("8"):
         save(path, stored, exif=exif, lossless=True)
     elif name == "16.png":
-        path.write_bytes(png_of(stored, 2, (b"eXIf", exif[6:])))
-    elif name == "16.tiff":
-        tifffile.imwrite(path, stored, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+        path.write_bytes(png(stored, (b"eXIf", exif[6:])))
     else:
-        stored = stored[..., 0]
-        compression = {"lzw": "tiff_lzw", "deflate": "tiff_adobe_deflate"}.get(path.stem, "packbits")
-        save(path, stored, tiffinfo={274: orientation}, compression=compression)
+        tifffile.imwrite(path, stored, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
     image = read_image(path)
     assert_same(image, turned(stored, orientation))
-    assert size_of(path) == image.pixels.shape[:2]
     assert_same(rewritten(path, image), image.pixels)
     with Image.open(path) as written:
         assert written.getexif().get(274, 1) == 1
         assert written.size == image.pixels.shape[1::-1]
 
 
-def test_the_orientation_of_jpeg_is_applied_once(tmp_path):
-    path = save(tmp_path / "a.jpg", exif=exif_bytes(6))
-    assert size_of(path) == (30, 20)
-    assert rewritten(path, read_image(path)).pixels.shape == (30, 20, 3)
-
-
-def test_exif_keeps_makers_notes_and_gets_the_new_size(tmp_path):
+def test_exif_keeps_makers_notes_and_gets_the_new_size_and_orientation(tmp_path):
     exif = Image.Exif()
-    exif[256], exif[257], exif[270] = 30, 20, "a description"
+    exif[256], exif[257], exif[270], exif[274] = 30, 20, "a description", 6
     note = bytes(range(200))
     exif[0x8769] = {37500: note, 40962: 30, 40963: 20}
     image = read_image(save(tmp_path / "a.jpg", exif=exif.tobytes()))
+    assert image.pixels.shape[:2] == SIDES[::-1]
     image.pixels = np.zeros((70, 90, 3), np.uint8)
     write_image(tmp_path / "b.webp", image)
     carried = exif_of(tmp_path / "b.webp")
-    assert (256 in carried, 257 in carried, carried[270]) == (False, False, "a description")
+    assert (256 in carried, 257 in carried, carried[270], carried[274]) == (False, False, "a description", 1)
     assert carried.get_ifd(34665)[37500] == note
     assert (carried.get_ifd(34665)[40962], carried.get_ifd(34665)[40963]) == (90, 70)
 
@@ -402,12 +328,10 @@ def ifd(*entries):
     [
         b"Exif\0\0II*\0\xff\xff\0\0",
         b"Exif\0\0rubbish",
-        b"Exif\0\0ZZ\0*\0\0\0\x08\0\0\0\0\0\0",  # neither II nor MM
-        ifd((34665, 4, 1, 8)),  # the EXIF directory is the first one
-        ifd((34853, 4, 1, 8), (34665, 4, 1, 0)),
+        ifd((34853, 4, 1, 8), (34665, 4, 1, 0)),  # both directories are the first one
         ifd((271, 2, 2**31, 8)),
     ],
-    ids=["offset", "text", "order", "itself", "twice", "long"],
+    ids=["offset", "text", "itself", "long"],
 )
 def test_damaged_exif_does_no_harm(tmp_path, suffix, exif):
     image = read_image(save(tmp_path / f"a{suffix}", lossless=True, quality=100, exif=exif))
@@ -483,26 +407,18 @@ def test_other_kinds_are_read(tmp_path, suffix):
     assert len(list_images(tmp_path, "X")) == 1
 
 
-def test_avif_keeps_alpha_and_more_than_8_bits(tmp_path):
-    rgba, deep = np.dstack([photograph(), random_samples(np.uint8)]), random_samples(np.uint16, 3)
-    image = read_image(save(tmp_path / "a.avif", rgba, quality=100))
-    np.testing.assert_allclose(image.alpha, rgba[..., 3], atol=2)
-    image = pyvips.Image.new_from_array(deep, interpretation="auto")
-    image.heifsave(str(tmp_path / "deep.avif"), compression="av1", bitdepth=12, lossless=True)
-    read = read_image(tmp_path / "deep.avif").pixels
-    assert read.dtype == np.uint16
-    np.testing.assert_allclose(read, deep, atol=16)
-
-
 @pytest.mark.parametrize("target", ["b.png", "b.jpg", "b.webp", "b.tif"])
 @pytest.mark.parametrize("source", ["a.png", "a.jpg", "a.webp", "a.tif"])
-def test_xmp_is_kept(tmp_path, source, target):
+def test_xmp_and_resolution_are_kept(tmp_path, source, target):
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r/></x:xmpmeta>'
     text = PngImagePlugin.PngInfo()
     text.add_itxt("XML:com.adobe.xmp", xmp.decode())
     options = {"a.png": {"pnginfo": text}, "a.tif": {"tiffinfo": {700: xmp}}}.get(source, {"xmp": xmp})
-    image = read_image(save(tmp_path / source, **options))
+    image = read_image(save(tmp_path / source, dpi=(300, 300), **options))
     assert rewritten(tmp_path / target, image).metadata["xmp-data"] == xmp
+    if "webp" not in source + target:  # which has no resolution
+        with Image.open(tmp_path / target) as written:
+            np.testing.assert_allclose([float(dpi) for dpi in written.info["dpi"]], 300, atol=0.02)
 
 
 def test_16_bit_gray_by_pillow_is_read_whole_and_colour_as_8_bits_which_is_logged(tmp_path, caplog):
@@ -527,15 +443,6 @@ def test_deep_lab_and_cmyk_become_deep_rgb(tmp_path):
         image = read_image(tmp_path / name)
         assert image.pixels.dtype == np.uint16
         assert np.abs(image.pixels / 257 - level).max() < 0.3
-
-
-def test_a_bad_checksum_of_a_text_is_no_harm(tmp_path):
-    info = PngImagePlugin.PngInfo()
-    info.add_text("a", "b")
-    data = bytearray(save(tmp_path / "a.png", pnginfo=info).read_bytes())
-    data[data.index(b"tEXt") + 7] ^= 1  # its checksum
-    (tmp_path / "a.png").write_bytes(data)
-    assert_same(read_image(tmp_path / "a.png"), photograph())
 
 
 @pytest.mark.parametrize("name", ["a[page=1].png", "ä ö[x].png", "-rf.png", "%d.png", "x" * 251 + ".png"])
@@ -566,26 +473,21 @@ def test_truncated_files_are_refused_in_one_sentence(tmp_path, name):
         assert "\n" not in str(error.value)
 
 
-# 16 x 16 px, encoded with x265: the wheel's libvips has the container, but no decoder
-HEIC = """
-AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJp
-bG9jAAAAAERAAAEAAQAAAAABoAABAAAAAAAAADIAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAAB
-AAAA/GlwcnAAAADcaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEA
-AQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAADAIRiAAEABkQBwXPBiQAAABNjb2xybmNseAABAA0ABoAAAAAU
-aXNwZQAAAAAAAABAAAAAQAAAAChjbGFwAAAAEAAAAAEAAAAQAAAAAf///9AAAAAC////0AAAAAIAAAAQcGl4aQAAAAADCAgIAAAAGGlw
-bWEAAAAAAAAAAQABBYECAwWEAAAAOm1kYXQAAAAuKAGvEyFiY0D1JyL/9+Sf/Ie5/xd2WFncroDBW/L6wPZkm8DzqpGegIdppzAVeA==
-"""
+# By the header, a PNG of 24000 x 16000 px
+HEADER = b"IHDR" + struct.pack(">IIBBBBB", 24000, 16000, 16, 0, 0, 0, 0)
+HUGE = png(np.zeros(SIDES))
+HUGE = HUGE[:12] + HEADER + struct.pack(">I", zlib.crc32(HEADER)) + HUGE[33:]
 
 
 def test_8_bit_lab_and_heic_are_refused_in_a_sentence(tmp_path):
     Image.new("LAB", (30, 20)).save(tmp_path / "a.tif")
-    (tmp_path / "a.heic").write_bytes(base64.b64decode(HEIC))
-    for name, reason in (
-        ("a.tif", "its colours are 8-bit LAB, which are not supported; save it as RGB"),
-        ("a.heic", "it is HEIC, for which there is no decoder"),
+    heic = Path(__file__).parent / "small.heic"  # encoded with x265: the wheel's libvips cannot decode it
+    for path, reason in (
+        (tmp_path / "a.tif", "its colours are 8-bit LAB, which are not supported; save it as RGB"),
+        (heic, "it is HEIC, for which there is no decoder"),
     ):
-        with pytest.raises(UserError, match=f"{name}: {reason}"):
-            read_image(tmp_path / name)
+        with pytest.raises(UserError, match=f"{path}: {reason}"):
+            read_image(path)
 
 
 @pytest.mark.parametrize(
@@ -596,12 +498,7 @@ def test_8_bit_lab_and_heic_are_refused_in_a_sentence(tmp_path):
         ("pointer.png", b"version https://git-lfs.github.com/spec/v1\noid", "it is a Git LFS pointer"),
         ("missing.png", None, "No such file"),
         ("folder.png", None, "it is not a file"),
-        # judged by its header: no sample follows
-        (
-            "a.png",
-            png((16000, 24000), 8, 2, np.zeros((1, 9))),
-            r"it has 384 megapixels, and at most \d{2,3} are",
-        ),
+        ("huge.png", HUGE, r"it has 384 megapixels, and at most \d{2,3} are"),
     ],
     ids=["none", "text", "pointer", "missing", "folder", "huge"],
 )
@@ -634,45 +531,19 @@ def test_sizes_and_formats_that_cannot_be_written_are_refused(tmp_path):
 # --- 8-bit RGB, and folders
 
 
-def test_list_images_is_recursive_sorted_and_blind_to_case(tmp_path):
-    for name in ["b.JPG", "a.png", "sub/deep/c.TiFf", "notes.txt", ".hidden.png", "a.npz"]:
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    names = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path, "X")]
-    assert names == ["a.png", "b.JPG", "sub/deep/c.TiFf"]
-
-
 def test_a_wrong_folder_is_an_error_that_names_the_setting(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    (tmp_path / "other/locked").mkdir(parents=True)
-    (tmp_path / "other/a.png").touch()
-    real_scandir = os.scandir
-
-    def scandir(path):
-        if str(path).endswith("locked"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return real_scandir(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
     for folder, reason in (
         ("missing", "there is no folder .*missing"),
         ("file", "file' is a file"),
         ("empty", "no images in .*empty"),
-        ("other", "cannot read the folder .*locked.*Permission denied"),
     ):
         with pytest.raises(UserError, match=rf"^TRAIN\.hr_img_path: .*{reason}"):
             list_images(tmp_path / folder, "TRAIN.hr_img_path")
-
-
-def test_gray_becomes_rgb_and_alpha_is_dropped(tmp_path):
-    rgb = random_samples(np.uint8, 3)
-    gray, clear = rgb[..., :1], np.zeros((*SIDES, 1), np.uint8)
-    for samples in (gray, np.dstack([gray, clear]), np.dstack([rgb, clear])):
-        read = read_rgb(save(tmp_path / "a.png", samples.squeeze()))
-        assert read.dtype == np.uint8
-        np.testing.assert_array_equal(read, rgb if samples.shape[2] == 4 else gray.repeat(3, axis=2))
+    monkeypatch.setattr(os, "scandir", Mock(side_effect=PermissionError(13, "Permission denied", "locked")))
+    with pytest.raises(UserError, match=r"^X: cannot read the folder 'locked' \(Permission denied\)"):
+        list_images(tmp_path, "X")
 
 
 WRITE_TO_A_FULL_DISK = """

@@ -24,17 +24,6 @@ def test_luma_is_bt601_and_not_rounded():
     np.testing.assert_allclose(metrics.to_y(colours), [[235, 16, 81.481, 144.553, 40.966]], rtol=1e-10)
 
 
-def test_psnr_y_of_gray_levels_apart_by_1_is_higher_by_the_luma_range():
-    # One gray level is 219/255 of a luma level: 20 log10(255) + 20 log10(255/219).
-    assert metrics.psnr_y(flat(100), flat(101), 4) == pytest.approx(49.4527, abs=5e-5)
-
-
-def test_equal_images_have_infinite_psnr_and_ssim_1():
-    image, _ = stripes_and_a_blurred_copy()
-    assert metrics.psnr_y(image, image, 4) == math.inf
-    assert metrics.ssim_y(image, image, 4) == pytest.approx(1.0)
-
-
 def test_border_is_left_out():
     framed = flat(100)
     framed[:4] = framed[-4:] = framed[:, :4] = framed[:, -4:] = 0

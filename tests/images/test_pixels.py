@@ -13,12 +13,6 @@ def test_floats_are_in_minus_1_to_1_and_clipped_on_the_way_back():
     np.testing.assert_array_equal(pixels.to_integers(np.array([-1.5, 0.0, 0.004, 1.5])), [0, 128, 128, 255])
 
 
-def test_crop_to_multiple_keeps_the_upper_left_part():
-    image = random_image(11, 22)
-    np.testing.assert_array_equal(pixels.crop_to_multiple(image, 4), image[:8, :20])
-    np.testing.assert_array_equal(pixels.crop_to_multiple(image, 11), image)
-
-
 def test_side_by_side_shows_every_image_under_its_caption():
     images = [random_image(40, 30), random_image(60, 200, seed=1)]
     sheet = pixels.side_by_side(images, ["LR | 24 x 24 px", "HR"])
@@ -33,8 +27,3 @@ def test_side_by_side_shows_every_image_under_its_caption():
 def test_every_integer_survives_the_way_to_floats_and_back(dtype):
     values = np.arange(np.iinfo(dtype).max + 1, dtype=dtype)
     np.testing.assert_array_equal(pixels.to_integers(pixels.to_float(values), dtype), values)
-
-
-def test_an_enlarged_pixel_is_a_square():
-    image = random_image(2, 3)
-    np.testing.assert_array_equal(pixels.enlarge(image, 4)[::4, 3::4], image)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -17,6 +18,7 @@ from common.errors import UserError
 from images import bicubic, metrics
 from images.files import read_rgb, write_rgb
 from images.photos import validation_photo
+from images.pixels import enlarge
 from tf1 import checkpoints
 from upscaling import evaluate
 
@@ -33,12 +35,8 @@ def test_weights_are_the_named_then_the_runs_then_the_programs(folder, monkeypat
     with pytest.raises(UserError, match=r"--mode=srgan first"):
         evaluate.find_weights(None, None)
     (folder / "pretrained").mkdir()
-    for path in (
-        "pretrained/g_srresnet",
-        "pretrained/g_srgan",
-        "checkpoint/g_srgan_init",
-        "checkpoint/g_srgan",
-    ):
+    paths = ("pretrained/g_srresnet", "pretrained/g_srgan", "checkpoint/g_srgan_init", "checkpoint/g_srgan")
+    for path in paths:
         (folder / f"{path}.npz").touch()
         assert evaluate.find_weights(None, None).resolve() == folder / f"{path}.npz"
     assert str(evaluate.find_weights("named.npz", folder / "checkpoint")) == "named.npz"
@@ -58,12 +56,8 @@ def test_validation_images_and_scores(folder, caplog, phase, label):
     np.testing.assert_array_equal(files["bicubic"], bicubic.upsample(lr, 4))
     assert files["gen"].shape == hr.shape == (512, 512, 3)
     compare = files["compare"]  # captions above four images
-    for image in (hr, files["bicubic"], files["gen"], lr.repeat(4, 0).repeat(4, 1)):
-        assert any(
-            np.array_equal(compare[-512:, left : left + 512], image)
-            for left in range(compare.shape[1] - 511)
-            if np.array_equal(compare[-1, left], image[-1, 0])
-        )
+    for i, image in enumerate((lr.repeat(4, 0).repeat(4, 1), files["bicubic"], files["gen"], hr)):
+        np.testing.assert_array_equal(compare[-512:, 516 * i : 516 * i + 512], image)
     for name, image in (("bicubic", files["bicubic"]), (label, files["gen"])):
         scores = rf"{metrics.psnr_y(image, hr, 4):.2f} dB +SSIM {metrics.ssim_y(image, hr, 4):.4f}"
         assert re.search(rf"  {name} +{scores}$", caplog.text, re.MULTILINE)
@@ -76,28 +70,21 @@ def test_benchmark_writes_the_table_it_prints(folder, caplog):
     photo = validation_photo()
     for name, size in (("a", (40, 48)), ("b", (35, 42))):  # b is cropped to 32 x 40
         write_rgb(folder / f"plain/{name}.png", photo[: size[0], : size[1]])
-    hr = photo[100:148, 100:140]
-    write_rgb(folder / "paired/HR/c.png", hr)
-    write_rgb(folder / "paired/LR_bicubic_x4/c.png", bicubic.downsample(hr, 4))
+    make_set(folder / "paired", 1)
     arguments = ["--mode=benchmark", "--input", "plain", "paired", "--output", "out"]
     assert main.main([*arguments, "--weights", "weights.npz"]) == 0
-    printed = caplog.text
     report = table(folder / "out")
-    with open(folder / "out/benchmark.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["image"] for row in rows] == ["a", "b", "c", "mean of 2", "mean of 1"]
-    assert evaluate.PROTOCOL.format(4) in printed
-    assert report["protocol"] == evaluate.PROTOCOL.format(4)
-    for row, (name, expected) in zip(
-        report["images"], (("plain/a", photo[:40, :48]), ("plain/b", photo[:32, :40]))
-    ):
-        sr = read_rgb(folder / f"out/{name}_x4.png")
+    rows = csv.DictReader((folder / "out/benchmark.csv").read_text().splitlines())
+    assert [row["image"] for row in rows] == ["a", "b", "0", "mean of 2", "mean of 1"]
+    assert report["protocol"] == evaluate.PROTOCOL.format(4) and report["protocol"] in caplog.text
+    for row, expected in zip(report["images"], (photo[:40, :48], photo[:32, :40])):
+        sr = read_rgb(folder / f"out/plain/{row['image']}_x4.png")
         assert row["psnr_db"] == pytest.approx(metrics.psnr_y(sr, expected, 4))
         cubic = bicubic.upsample(bicubic.downsample(expected, 4), 4)
         assert row["bicubic_psnr_db"] == pytest.approx(metrics.psnr_y(cubic, expected, 4))
     mean = report["means"][0]
     assert mean["ssim"] == pytest.approx(np.mean([row["ssim"] for row in report["images"][:2]]))
-    assert re.search(rf"plain +mean of 2 +{mean['bicubic_psnr_db']:.2f} ", printed)
+    assert re.search(rf"plain +mean of 2 +{mean['bicubic_psnr_db']:.2f} ", caplog.text)
 
 
 def test_benchmark_refuses_pairs_that_do_not_match(folder, refusal):
@@ -114,8 +101,8 @@ def test_benchmark_refuses_pairs_that_do_not_match(folder, refusal):
 def test_bicubic_rows_of_other_scales_are_the_published_ones(shared, tmp_path, name, published_db):
     """Set5 (Lim et al. 2017, table 2). Theirs resize the rounded Y; RGB gives up to 0.05 dB more."""
     scale = int(name[1])
-    upscale = lambda lr: lr.repeat(scale, 0).repeat(scale, 1)  # noqa: E731
-    evaluate.benchmark(nullcontext(upscale), scale, [shared / "data/benchmark/Set5"], tmp_path)
+    upscaling = nullcontext(partial(enlarge, scale=scale))
+    evaluate.benchmark(upscaling, scale, [shared / "data/benchmark/Set5"], tmp_path)
     (mean,) = table(tmp_path)["means"]
     assert published_db - 0.02 < mean["bicubic_psnr_db"] < published_db + 0.05
     assert (tmp_path / f"Set5/baby_{name}.png").is_file()
@@ -139,8 +126,7 @@ def test_the_scale_comes_from_the_weights(folder, scale, caplog):
 # --- Benchmark sets
 
 
-def nearest(image):
-    return image.repeat(4, 0).repeat(4, 1)
+nearest = partial(enlarge, scale=4)
 
 
 def make_set(folder, count=2, seed=0):
@@ -195,9 +181,7 @@ def test_images_of_similar_names_have_separate_results(tmp_path):
     for seed, name in enumerate(names):
         write_rgb(tmp_path / "set" / name, random_image(24, 28, seed))
     assert len({row["image"] for row in benchmark(tmp_path)}) == len(names)
-    results = [path for path in (tmp_path / "out/set").rglob("*") if path.is_file()]
-    assert len(results) == len(names)
-    for seed, name in ((2, "below/a"), (3, "below_a")):
+    for seed, name in enumerate(("a", "a.bmp", "below/a", "below_a")):
         expected = nearest(bicubic.downsample(random_image(24, 28, seed), 4))
         np.testing.assert_array_equal(read_rgb(tmp_path / f"out/set/{name}_x4.png"), expected)
 
@@ -206,7 +190,6 @@ def test_lr_may_be_called_as_in_div2k_and_have_sides_rounded_up(tmp_path):
     hr = random_image(26, 29)
     write_rgb(tmp_path / "set/HR/0801.png", hr)
     lr = bicubic.resize(hr, (7, 8))
-    assert lr.shape == (7, 8, 3)
     write_rgb(tmp_path / "set/LR_bicubic_x4/0801x4.png", lr)
     (row,) = benchmark(tmp_path)
     sr = nearest(lr)[:26, :29]
@@ -240,8 +223,7 @@ def test_infinite_psnr_is_null_in_json(tmp_path):
     write_rgb(tmp_path / "set/a.png", np.full((24, 28, 3), 7, np.uint8))
     assert benchmark(tmp_path)[0]["psnr_db"] is None
     assert "Infinity" not in (tmp_path / "out/benchmark.json").read_text()
-    with open(tmp_path / "out/benchmark.csv") as file:
-        assert next(csv.DictReader(file))["psnr_db"] == "inf"
+    assert ",inf," in (tmp_path / "out/benchmark.csv").read_text()
 
 
 def test_names_that_are_not_utf8_are_scored(tmp_path):

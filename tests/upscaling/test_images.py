@@ -1,5 +1,6 @@
 import functools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from PIL import Image
 from common.errors import UserError
 from common.files import atomic
 from images.files import ImageData, Source, write_image, write_rgb
+from images.pixels import enlarge
 from upscaling import images as images_module
 from upscaling import jobs as jobs_module
 from upscaling.images import resize
@@ -30,14 +32,10 @@ def upscale_files(upscale, *args, **options):
     return images_module.upscale_files(nullcontext(upscale), *args, **{"scale": 4, "outscale": 4, **options})
 
 
-def four_times(plane):
-    return plane.repeat(4, axis=0).repeat(4, axis=1)
-
-
 def nearest(pixels, _progress):
     """Stands in for the network."""
     assert pixels.ndim == 3 and pixels.shape[2] == 3
-    return four_times(pixels)
+    return enlarge(pixels, 4)
 
 
 def not_called(*_):
@@ -61,9 +59,9 @@ def make_pngs(folder, count):
     return [str(folder)]
 
 
-def upscaled(folder, pixels, alpha=None, *, upscale=nearest, outscale=4, **options):
-    """The result of one PNG of these samples."""
-    write_image(folder / "a.png", ImageData(pixels, alpha))
+def upscaled(folder, *image, upscale=nearest, outscale=4, **options):
+    """The result of one PNG of this image: pixels, alpha, metadata."""
+    write_image(folder / "a.png", ImageData(*image))
     assert upscale_files(upscale, [str(folder / "a.png")], folder / "out", outscale=outscale, **options) == 0
     return read_image(folder / f"out/a_x{outscale:g}.png")
 
@@ -74,26 +72,18 @@ def names_in(folder):
     return sorted(str(path.relative_to(folder)) for path in files)
 
 
-@pytest.mark.parametrize("with_alpha", [False, True], ids=["opaque", "alpha"])
+@pytest.mark.parametrize("opacity", [None, 0, 1])
 @pytest.mark.parametrize("channels", [(), (3,)], ids=["gray", "colour"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16], ids=["8bit", "16bit"])
-def test_every_kind_of_image_passes_through_exactly(tmp_path, dtype, channels, with_alpha):
+def test_every_kind_of_image_passes_through_exactly(tmp_path, dtype, channels, opacity):
     pixels = random_samples(dtype, 5, 6, *channels) % 200  # 16 bits are not recognised by the brightest pixel
-    alpha = np.full((5, 6), np.iinfo(dtype).max, dtype) if with_alpha else None
-    exif = Image.Exif()
-    exif[271] = "A maker"
-    Image.new("RGB", (2, 2)).save(tmp_path / "b.png", exif=exif.tobytes())
-    write_image(tmp_path / "a.png", ImageData(pixels, alpha, read_image(tmp_path / "b.png").metadata))
-    seen = []
-    upscale = lambda x, progress: seen.append(x) or nearest(x, progress)  # noqa: E731
-    assert upscale_files(upscale, [str(tmp_path / "a.png")], tmp_path / "out") == 0
-    np.testing.assert_array_equal(seen[0], pixels if channels else np.dstack([pixels] * 3))
-    image = read_image(tmp_path / "out/a_x4.png")
-    assert image.pixels.dtype == dtype
-    np.testing.assert_array_equal(image.pixels, four_times(pixels))
-    assert (image.alpha is not None) == with_alpha
-    assert not with_alpha or (image.alpha == alpha.max()).all()
-    assert b"A maker" in image.metadata["exif-data"]
+    alpha = None if opacity is None else np.full((5, 6), opacity * np.iinfo(dtype).max, dtype)
+    upscale = Mock(side_effect=nearest)
+    image = upscaled(tmp_path, pixels, alpha, {"png-comment-0-Author": "A"}, upscale=upscale)
+    np.testing.assert_array_equal(upscale.call_args[0][0], pixels if channels else np.dstack([pixels] * 3))
+    np.testing.assert_array_equal(image.pixels, enlarge(pixels, 4), strict=True)
+    np.testing.assert_array_equal(image.alpha, alpha if alpha is None else enlarge(alpha, 4), strict=True)
+    assert image.metadata["png-comment-0-Author"] == "A"
 
 
 @pytest.mark.parametrize(("tint", "mean"), [(2, 65534), (1, 65533)])  # 65533 and 2/3, 65533 and 1/3
@@ -117,23 +107,17 @@ def test_alpha_edges_stay_in_range_and_colour_does_not_bleed_from_under_them(tmp
     assert (np.diff(sr.alpha.astype(int), axis=1) >= 0).all()
 
 
-def test_wholly_transparent_images_keep_their_colours(tmp_path):
-    pixels = random_samples(np.uint8, 4, 4, 3)
-    sr = upscaled(tmp_path, pixels, np.zeros((4, 4), np.uint8))
-    np.testing.assert_array_equal(sr.pixels, four_times(pixels))
-
-
 def test_folders_are_searched_and_their_structure_is_kept(tmp_path, capfd):
-    for name in ("a.png", "b/c.png", "b/d/e.PNG", ".hidden/f.png", "._a.png"):
-        make_png(tmp_path / "in" / name)
-    (tmp_path / "in" / "notes.txt").write_text("no image")
-    single = make_png(tmp_path / "single.png")
-    out = tmp_path / "out"
-    assert upscale_files(nearest, [str(tmp_path / "in"), str(single)], out) == 0
+    inside, out, single = tmp_path / "in", tmp_path / "out", make_png(tmp_path / "single.png")
+    for name in ("b/d/e.PNG", "b/c.png", "a.png", ".hidden/f.png", "._a.png"):
+        make_png(inside / name)
+    (inside / "notes.txt").write_text("no image")
+    assert upscale_files(nearest, [str(inside), str(single)], out) == 0
     assert names_in(out) == ["a_x4.png", "b/c_x4.png", "b/d/e_x4.PNG", "single_x4.png"]
     printed = capfd.readouterr()
     assert f"4 of 4 images upscaled to {out}\n" in printed.out
-    assert f"[4/4] {single}\n" in printed.err
+    sources = inside / "a.png", inside / "b/c.png", inside / "b/d/e.PNG", single
+    assert printed.err.splitlines() == [f"[{i}/4] {source}" for i, source in enumerate(sources, 1)]
 
 
 @pytest.mark.parametrize(
@@ -188,67 +172,41 @@ def test_an_image_named_twice_or_behind_a_circular_link_is_done_once(tmp_path):
     assert [job.target.name for job in jobs] == ["a_x4.png"]
 
 
-@pytest.mark.parametrize("output", ["in", "in/out", "in/b"])
-def test_outputs_inside_the_input_folder_do_not_become_inputs(tmp_path, output):
-    make_png(tmp_path / "in/a.png")
-    make_png(tmp_path / "in/c/d.png")
-    for options in ({}, {"format": "jpg"}, {"outscale": 2.5}, {}):
-        assert upscale_files(nearest, [str(tmp_path / "in")], tmp_path / output, **options) == 0
-    results = [f"{stem}{end}" for stem in ("a", "c/d") for end in ("_x2.5.png", ".png_x4.jpg", "_x4.png")]
-    found = set(names_in(tmp_path / output)) - {"a.png", "c/d.png"}
-    assert found == set(results)
-
-
 def test_failures_are_reported_at_the_end_and_do_not_stop_the_others(tmp_path, capfd, monkeypatch):
     inside, out, write = tmp_path / "in", tmp_path / "out", images_module.write_image
     computing = {  # by the width of the image
         11: UserError("not enough memory for the smallest tile"),
         12: ZeroDivisionError("by zero"),
         13: MemoryError(),
-        14: OSError(5, "Input error"),
     }
-    writing = {
-        "21_x4.png": RuntimeError("boom"),
-        "22_x4.png": MemoryError(),
-        "23_x4.png": UserError("cannot write 23_x4.png: No space left on device"),
-    }
-    for width in (10, *computing, 20, 21, 22, 23, 24, 30):
+    for width in (10, *computing, 20, 21, 22, 30):
         make_png(inside / f"{width}.png", width=width)
     (inside / "31.png").write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    (inside / "32.png").write_bytes((inside / "10.png").read_bytes()[:80])
-    (inside / "33.jpg").touch()
-    (out / "24_x4.png").mkdir(parents=True)
+    (out / "22_x4.png").mkdir(parents=True)
 
     def upscale(pixels, progress):
-        if pixels.shape[1] in computing:
-            raise computing[pixels.shape[1]]
+        if error := computing.get(pixels.shape[1]):
+            raise error
         return nearest(pixels, progress)
 
     def write_image(path, image):
-        if path.name in writing:
-            raise writing[path.name]
+        if path.name == "21_x4.png":
+            raise MemoryError
         write(path, image)
 
     monkeypatch.setattr(images_module, "write_image", write_image)
     assert upscale_files(upscale, [str(inside)], out, overwrite=True) == 1
     assert names_in(out) == ["10_x4.png", "20_x4.png", "30_x4.png"]
     printed = capfd.readouterr()
-    assert "3 of 14 images upscaled" in printed.out and "11 failed" in printed.out
-    report = [line for line in printed.err.splitlines() if line.startswith("  ")]
-    expected = [
+    assert "3 of 9 images upscaled" in printed.out and "6 failed" in printed.out
+    assert [line for line in printed.err.splitlines() if line.startswith("  ")] == [
         f"  cannot upscale {inside}/11.png: not enough memory for the smallest tile",
         f"  cannot upscale {inside}/12.png: ZeroDivisionError by zero",
         f"  cannot upscale {inside}/13.png: MemoryError",
-        f"  cannot upscale {inside}/14.png: OSError",
-        f"  cannot upscale {inside}/21.png: RuntimeError boom",
-        f"  cannot write {out}/22_x4.png: there is not enough memory",
-        "  cannot write 23_x4.png: No space left on device",
-        f"  cannot write {out}/24_x4.png: Is a directory",
-        f"  cannot read {inside}/31.png: it is a Git LFS pointer",
-        f"  cannot read {inside}/32.png: it is damaged",
-        f"  cannot read {inside}/33.jpg: it is not an image",
+        f"  cannot write {out}/21_x4.png: there is not enough memory",
+        f"  cannot write {out}/22_x4.png: Is a directory",
+        f"  cannot read {inside}/31.png: it is a Git LFS pointer; fetch the image with 'git lfs pull'",
     ]
-    assert len(report) == 11 and all(map(str.startswith, report, expected))
 
 
 def test_results_that_cannot_be_written_or_held_fail_before_they_are_computed(tmp_path, capfd, monkeypatch):
@@ -281,17 +239,12 @@ def test_what_exists_is_left_and_counted_unless_overwriting_is_asked_for(tmp_pat
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-@pytest.mark.parametrize("outscale", [0.5, 1, 2, 3.5, 5.3, 16])
-def test_any_final_factor_gives_the_rounded_size(tmp_path, dtype, outscale):
-    sr = upscaled(tmp_path, random_samples(dtype, 5, 7, 3), random_samples(dtype, 5, 7), outscale=outscale)
+@pytest.mark.parametrize(("scale", "outscale"), [(4, 0.5), (4, 1), (4, 3.5), (4, 5.3), (4, 16), (2, 4)])
+def test_any_final_factor_gives_the_rounded_size(tmp_path, dtype, scale, outscale):
+    options = {"upscale": lambda pixels, _: enlarge(pixels, scale), "scale": scale, "outscale": outscale}
+    sr = upscaled(tmp_path, random_samples(dtype, 5, 7, 3), random_samples(dtype, 5, 7), **options)
     assert sr.pixels.shape[:2] == sr.alpha.shape == (round(5 * outscale), round(7 * outscale))
     assert sr.pixels.dtype == sr.alpha.dtype == dtype
-
-
-def test_another_network_factor_is_resized_to_the_final_one(tmp_path):
-    twice = lambda pixels, progress: pixels.repeat(2, axis=0).repeat(2, axis=1)  # noqa: E731
-    sr = upscaled(tmp_path, random_samples(np.uint8, 5, 6, 3), upscale=twice, scale=2)
-    assert sr.pixels.shape == (20, 24, 3)
 
 
 def test_16_bit_resizing_equals_8_bit_resizing_and_does_not_overflow():
@@ -310,7 +263,7 @@ def test_16_bit_resizing_equals_8_bit_resizing_and_does_not_overflow():
 
 
 def test_reading_computing_and_writing_overlap_but_stay_bounded(tmp_path, monkeypatch):
-    done, read_ahead, unwritten = [], [], []
+    done, ahead = [], []
     read, write = Source.read, images_module.write_image
 
     def slow_write(path, image):
@@ -318,22 +271,17 @@ def test_reading_computing_and_writing_overlap_but_stay_bounded(tmp_path, monkey
         write(path, image)
         done.append("write")
 
-    def counted_read(source):
-        done.append("read")
-        return read(source)
-
     def upscale(pixels, progress):
         time.sleep(0.03)
-        read_ahead.append(done.count("read") - len(read_ahead) - 1)
-        unwritten.append(len(unwritten) - done.count("write"))
+        ahead.append((done.count("read") - len(ahead) - 1, len(ahead) - done.count("write")))
         return nearest(pixels, progress)
 
-    monkeypatch.setattr(Source, "read", counted_read)
+    monkeypatch.setattr(Source, "read", lambda source: done.append("read") or read(source))
     monkeypatch.setattr(images_module, "write_image", slow_write)
     assert upscale_files(upscale, make_pngs(tmp_path / "in", 6), tmp_path / "out") == 0
     assert len(names_in(tmp_path / "out")) == 6
-    assert max(read_ahead) == 1  # the next one is read while this one is computed, no more
-    assert max(unwritten) == 1  # and the last one written
+    # the next one is read while this one is computed, and the last one written, no more
+    assert np.max(ahead, axis=0).tolist() == [1, 1]
 
 
 def test_interruptions_pass_and_leave_no_thread_and_no_half_file(tmp_path):
@@ -398,6 +346,8 @@ def test_results_of_an_earlier_command_are_no_input(tmp_path):
     assert [job.source.name for job in jobs] == ["a.png", "holiday_x4.png"]
     for named, count in (("pics/x4/a_x4.png", 1), ("pics/x4", 2)):  # unless named
         assert len(plan_outputs([str(tmp_path / named)], tmp_path / "elsewhere")) == count
+    make_png(tmp_path / "pics/x4/own.png")  # nothing in the output folder is an input
+    assert len(plan_outputs([str(tmp_path / "pics")], tmp_path / "pics/x4")) == 2
 
 
 def test_a_damaged_note_is_no_note(tmp_path):
@@ -426,15 +376,18 @@ def test_kinds_that_are_not_read_are_counted(tmp_path, caplog):
     assert "kinds that are not read: .heic (1), .jxl (1), .psd (2), .svg (1)" in caplog.text
 
 
-SLOW_RUN = """
-import sys, time
+KILLED_RUN = """
+import itertools, os, signal, sys
 from contextlib import nullcontext
+from images.pixels import enlarge
 from upscaling.images import upscale_files
 
 def upscale(pixels, progress):
-    time.sleep(0.15)
-    return pixels.repeat(4, axis=0).repeat(4, axis=1)
+    if next(calls) == 3:  # the third result is being written
+        os.kill(os.getpid(), signal.SIGKILL)
+    return enlarge(pixels, 4)
 
+calls = itertools.count()
 upscale_files(nullcontext(upscale), [sys.argv[1]], sys.argv[2], scale=4)
 """
 
@@ -444,20 +397,15 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
         make_png(tmp_path / f"in/{index}.png", 300, 300, seed=index)
     out, whole = tmp_path / "out", tmp_path / "whole"
     upscale_files(nearest, [str(tmp_path / "in")], whole)
-    command = [sys.executable, "-c", SLOW_RUN, str(tmp_path / "in"), str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 20
-    while not (out / "1_x4.png").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait(10) != 0
+    command = [sys.executable, "-c", KILLED_RUN, str(tmp_path / "in"), str(out)]
+    assert subprocess.run(command, cwd=ROOT, stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
     done = [path for path in out.iterdir() if not path.name.startswith(".")]
-    assert 2 <= len(done) < 6
+    assert 2 <= len(done) <= 3
     for path in done:  # complete, each of them
         assert path.read_bytes() == (whole / path.name).read_bytes()
-    calls = []
-    upscale_files(lambda x, progress: calls.append(1) or nearest(x, progress), [str(tmp_path / "in")], out)
-    assert len(calls) == 6 - len(done)
+    upscale = Mock(side_effect=nearest)
+    upscale_files(upscale, [str(tmp_path / "in")], out)
+    assert upscale.call_count == 6 - len(done)
     for name in names_in(whole):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
@@ -502,8 +450,6 @@ def test_a_comparison_shows_bicubic_beside_the_result_at_its_size(tmp_path, dtyp
     shown = (result / 257).round() if dtype == np.uint16 else result
     assert sheet.dtype == np.uint8 and (sheet[-120:, -160:, 0] == shown).all()
     assert not (sheet[-120:, :160, 0] == shown).all()
-    # and neither is taken for an image to enlarge
-    assert [job.source.name for job in plan_outputs([str(tmp_path / "in")], tmp_path / "in")] == ["a.png"]
 
 
 def test_of_a_large_image_the_middle_is_compared(tmp_path, monkeypatch):

@@ -1,6 +1,5 @@
 """The page: refusals, and results in a real browser."""
 
-import os
 import re
 import shutil
 import signal
@@ -257,8 +256,6 @@ def test_the_browser_gets_the_command_lines_result(browser, address, tmp_path):
     tab.mouse.up()
     tab.wait_for_timeout(300)
     assert compare.screenshot() != before
-    if screenshot := os.environ.get("SCREENSHOT"):
-        tab.screenshot(path=screenshot)
     assert [url for url in tab.asked if not url.startswith((address, "data:", "blob:"))] == []
 
 

@@ -1,7 +1,6 @@
 """The inference graph and the tile engine."""
 
 import functools
-import itertools
 from unittest.mock import Mock
 
 import numpy as np
@@ -11,12 +10,9 @@ from examples import NETWORKS, SCALED, SETTINGS, random_image, weights, write_we
 
 from common.errors import UserError
 from common.settings import make_config
-from images.pixels import to_integers
 from model import SRGAN_g
 from tf1 import checkpoints, runtime
-from tf1.folding import fold_batch_norm
 from upscaling import graph
-from upscaling import upscaler as engine
 from upscaling.upscaler import Box, Upscaler, load_generator, tiles
 
 
@@ -50,20 +46,15 @@ def in_tiles(name, image, *, memory_mb=1, **options):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_folded_graph_equals_the_graph_as_trained(network):
+def test_the_result_equals_that_of_the_graph_as_trained(network, floats):
     arguments, lr = NETWORKS[network], random_image(9, 7)
     arrays = weights(arguments)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        t_lr = tf.constant(lr[None] / np.float32(127.5) - 1)
-        net = SRGAN_g(t_lr, **arguments)
+        net = SRGAN_g(tf.constant(lr[None] / np.float32(127.5) - 1), **arguments)
         checkpoints.assign(session, net.all_params, arrays, "")
         as_trained = session.run(net.outputs)[0]
-        folded = SRGAN_g(t_lr, reuse=tf.compat.v1.AUTO_REUSE, norm=False, **arguments)
-        checkpoints.assign(session, folded.all_params, fold_batch_norm(arrays, folded.norms), "")
-        np.testing.assert_allclose(session.run(folded.outputs)[0], as_trained, atol=2e-5)
     with Upscaler(arrays, arguments, SETTINGS) as upscaler:
-        difference = upscaler(lr).astype(int) - to_integers(as_trained, np.uint8)
-    assert np.abs(difference).max() <= 1
+        np.testing.assert_allclose(upscaler(lr), as_trained.clip(-1, 1), atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -74,42 +65,28 @@ def test_folded_graph_equals_the_graph_as_trained(network):
         *((network, (63, 67), False) for network in SCALED),
     ],
 )
-def test_tiles_equal_the_whole_image_bit_for_bit(monkeypatch, network, size, self_ensemble):
+def test_tiles_equal_the_whole_image_bit_for_bit(floats, network, size, self_ensemble):
     """To rounding where oneDNN sums in an order that depends on the size: 9x9 filters, no AVX-512."""
-    monkeypatch.setattr(engine, "to_integers", lambda sr, dtype: np.copy(sr))
     lr, views, scale = random_image(*size), 8 if self_ensemble else 1, WIDE[network]["scale"]
     whole, *calls = in_tiles(network, lr, memory_mb=1000, self_ensemble=self_ensemble)
     assert calls == [views, views]
     assert whole.shape == (scale * size[0], scale * size[1], 3) and whole.std() > 0.01
-    tiled, *calls = in_tiles(network, lr, self_ensemble=self_ensemble)
+    fractions = []
+    tiled, *calls = in_tiles(network, lr, self_ensemble=self_ensemble, progress=fractions.append)
     assert min(calls) > views
+    assert fractions == sorted(set(fractions)) and fractions[0] > 0 and fractions[-1] == 1.0  # progress
     is_exact = "avx512f" in runtime.cpu_flags() and network != "paper"
     atol = 0 if is_exact else 4e-6  # of 1: a 2,000th of an 8-bit value
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=atol)
 
 
 def test_every_8_bit_value_is_fed_as_a_bfloat16_number(upscaler, monkeypatch):
-    fed, run = [], tf.compat.v1.Session.run
-
-    def run_and_keep(self, fetch, feed):
-        fed.extend(feed.values())
-        return run(self, fetch, feed)
-
-    monkeypatch.setattr(tf.compat.v1.Session, "run", run_and_keep)
+    run = Mock(wraps=graph._run)
+    monkeypatch.setattr(graph, "_run", run)
     upscaler(np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2))
-    values = fed[0][0, ..., 0].ravel()
+    values = run.call_args_list[0].args[-1][..., 0].ravel()
     assert len(set(values)) == 256
     np.testing.assert_array_equal(values, values.astype(tf.bfloat16.as_numpy_dtype).astype(np.float32))
-
-
-@pytest.mark.parametrize("self_ensemble", [False, True])
-def test_progress_grows_to_one(self_ensemble):
-    fractions = []
-    options = {"progress": fractions.append, "self_ensemble": self_ensemble}
-    in_tiles("tensorlayer", random_image(64, 60), **options)
-    assert len(fractions) > 4
-    assert all(0 < before < after for before, after in itertools.pairwise(fractions))
-    assert fractions[-1] == 1.0
 
 
 def test_halo_is_what_a_pixel_sees(upscaler):

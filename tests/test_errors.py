@@ -173,7 +173,7 @@ ANOTHER = "x.npz does not fit this network: "
         (lambda path: np.savez(path, weights=np.zeros(3)), "x.npz is not a checkpoint of this program"),
         (lambda path: np.savez(path, params=np.zeros(3)), "x.npz is damaged"),  # TensorLayer's name
         (lambda path: np.savez(path, __meta__=np.array('{"format_version": 99}')), "format version 99"),
-        (lambda path: np.savez(path, __meta__=np.array("[]")), "its __meta__ is no table"),
+        (lambda path: np.savez(path, __meta__=np.array("[]")), "its __meta__ is not a JSON object"),
         (lambda path: write_weights(path, network="SRGAN_d"), "holds SRGAN_d, not the network SRGAN_g"),
         (lambda path: checkpoints.write_npz(path, {}, {"step": 3}), "holds a training state, not the net"),
         *(

@@ -43,7 +43,7 @@ class Network:
         except (TypeError, ValueError, AssertionError) as error:
             raise UserError(f"{source} describes an unknown network: {error}") from None
         for name in sorted(self._arrays):
-            raise UserError(f"{source} does not fit this network: it has {name} too")
+            raise UserError(f"{source} does not fit this network: {name} is unexpected")
 
     def write(self, path: Path) -> None:
         """Writes NAME.param, which is `path`, and NAME.bin."""

@@ -102,7 +102,7 @@ def test_two_devices_go_on_as_one_does(one_and_two):
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"TRAIN.batch_size=3 cannot be shared among 2 devices"):
+    with pytest.raises(UserError, match=r"TRAIN.batch_size=3 cannot be divided among 2 devices"):
         run_training(tmp_path, "TRAIN.batch_size=3", "RUNTIME.devices=2")
 
 

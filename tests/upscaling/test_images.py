@@ -360,7 +360,7 @@ def test_the_output_may_be_a_file_for_one_image(tmp_path):
     assert upscale_files(nearest, [source], tmp_path / "out/big.jpg") == 0
     assert names_in(tmp_path / "out") == ["big.jpg"]
     for inputs, options in (([source, source], {}), ([str(tmp_path)], {}), ([source], {"format": "png"})):
-        with pytest.raises(UserError, match=r"big\.jpg' (names a file|is no png file)"):
+        with pytest.raises(UserError, match=r"big\.jpg' is (a file name|not a png file)"):
             plan_outputs(inputs, tmp_path / "out/big.jpg", **options)
     (tmp_path / "folder.png").mkdir()
     (job,) = plan_outputs([source], tmp_path / "folder.png")

@@ -111,10 +111,10 @@ def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
 
 
 def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
-    """Returns {`VGG19/conv1_1/filters`: [3, 3, 3, 64], `VGG19/conv1_1/biases`: [64], ...}, float32."""
+    """Reads the float32 weights up to `layer`: {`VGG19/conv1_1/filters`: [3, 3, 3, 64], ...}."""
     path, names = Path(path), conv_names(layer)
     if path.suffix not in READERS:
-        raise UserError(f"{path}: VGG19 weights must be a {', '.join(READERS)} file")
+        raise UserError(f"{path}: VGG19 weights must be in one of the formats {', '.join(READERS)}")
     try:
         with open(path, "rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:

@@ -98,7 +98,7 @@ def _images_in(folder: Path, output: Path) -> list[Path]:
     found = list_images(folder, "--input", skip=skip)
     sources = [path for path in found if path.name not in notes_of(path.parent)]
     if sources and len(sources) < len(found):
-        log.info("skipped %d images in %s: results of an earlier run", len(found) - len(sources), folder)
+        log.info("Skipped %d images in %s: results of an earlier run", len(found) - len(sources), folder)
     return sources or found
 
 

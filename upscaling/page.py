@@ -36,11 +36,11 @@ MAX_UPLOAD = "500mb"
 MAX_OUTSCALE = 16
 EXAMPLE_PX = 128
 KEPT_UPSCALERS = 2  # each holds a session
-AUTOMATIC = "Automatic: by the kind of file"
+AUTOMATIC = "Automatic: by file type"
 OURS = {
     "Photo: for JPEG, WebP, phones and the web": "photo",
     "SRGAN: natural texture from clean images": "srgan",
-    "SRResNet: nearest on average": "srresnet",
+    "SRResNet: highest PSNR": "srresnet",
 }
 
 

@@ -126,7 +126,10 @@ def test_parts_of_a_batch_are_the_batch_and_no_more_is_cut(monkeypatch):
     ("text", "sentence"),
     [
         ("{", "TF_CONFIG cannot be understood"),
-        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "ps", "index": 0}}', "no chief and no"),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "ps", "index": 0}}',
+            "neither a chief nor a worker",
+        ),
     ],
 )
 def test_a_wrong_tf_config_is_refused(monkeypatch, text, sentence):

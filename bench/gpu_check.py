@@ -79,7 +79,7 @@ def main() -> int:
         verdict(f"{title} matches the CPU", worst <= LOSS_TOLERANCE, f"losses differ by at most {worst:.1e}")
     same = all(np.array_equal(array, runs[1][2][name]) for name, array in runs[0][2].items())
     verdict("deterministic", same, f"two processes ended with {'the same' if same else 'different'} weights")
-    verdict("tiles", difference <= MAX_DIFFERENCE, f"differ from untiled by at most {difference} of 255")
+    verdict("tiles", difference <= MAX_DIFFERENCE, f"at most {difference} of 255 from the whole image")
 
     precision = "bfloat16" if on_gpu else "float32"
     for xla in (False, True):

@@ -59,7 +59,7 @@ _KEPT_FIELDS = (
     *("image-description", "resolution-unit"),
 )
 _GVALUES = {bytes: pyvips.GValue.blob_type, str: pyvips.GValue.gstr_type}
-# ImageJ, tifffile and microscopes store the image size here, which upscaling makes wrong
+# ImageJ, tifffile and microscopes store the image's layout here, which is wrong after upscaling
 _LAYOUT_DESCRIPTIONS = ("ImageJ=", "{", "<?xml", "<OME")
 # PNG colour chunks that libvips drops, except the gamma and primaries of sRGB, which change nothing
 _SRGB_PRIMARIES = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)

@@ -35,7 +35,7 @@ class Normal:
         self.stddev, self.mean = stddev, mean
 
     def __call__(self, shape, name: str) -> tf.Tensor:
-        # a stateless op would be constant-folded by the graph optimiser, on one thread
+        # a stateful op: the graph optimiser would constant-fold a stateless one, on one thread
         return tf.random.normal(shape, self.mean, self.stddev, seed=zlib.crc32(name.encode()))
 
 

@@ -1,4 +1,4 @@
-"""Starts TensorFlow, which takes seconds, so it runs after the command has been checked."""
+"""Starts TensorFlow. This takes seconds, so commands are checked first."""
 
 from __future__ import annotations
 

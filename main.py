@@ -1,11 +1,11 @@
 """SRGAN super-resolution.
 
-python main.py --mode=srgan                                 train, or continue a training
+python main.py --mode=srgan                                 train, or resume training
 python main.py --mode=evaluate                              upscale the validation image
 python main.py --mode=evaluate --input PATH --output DIR    upscale your own images
-python main.py --mode=benchmark --input FOLDER              PSNR and SSIM on a set of images
-python main.py --mode=export --format onnx --output DIR     the generator for other programs
-python main.py --mode=page                                  a page to drop images on
+python main.py --mode=benchmark --input FOLDER              measure PSNR and SSIM on a set of images
+python main.py --mode=export --format onnx --output DIR     export the generator for other programs
+python main.py --mode=page                                  serve a web page that upscales images
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import signal
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # until main() takes over, Ctrl-C ends the program without a traceback
+if __name__ == "__main__":  # until main() runs, Ctrl-C must not print a traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from common.errors import UserError
@@ -26,9 +26,9 @@ from config import RECIPES
 log = logging.getLogger("srgan")
 
 OUTPUT_FORMATS = ("png", "jpg", "webp", "bmp", "tiff")
-EXPORT_FORMATS = ("savedmodel", "onnx", "tflite", "ncnn", "tensorlayer", "all")  # all but tensorlayer
+EXPORT_FORMATS = ("savedmodel", "onnx", "tflite", "ncnn", "tensorlayer", "all")  # 'all' excludes tensorlayer
 ENGINES = ("tensorflow", "ncnn", "ncnn-vulkan")
-USED_SETTINGS = {  # sections of config.py, by the mode
+USED_SETTINGS = {  # sections of config.py that each mode uses
     "srgan": ("TRAIN", "VALID", "MODEL", "LOSS", "VGG", "RUNTIME"),
     "evaluate": ("VALID", "RUNTIME"),
     "benchmark": ("RUNTIME",),
@@ -38,14 +38,14 @@ USED_SETTINGS = {  # sections of config.py, by the mode
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises UserError, so that every mistake is one sentence."""
+    """Raises UserError, so that every mistake gives a one-sentence message."""
 
     def error(self, message: str):
         raise UserError(f"{message}; see --help" if "unrecognized" in message else message)
 
 
 def user_path(text: str) -> Path:
-    """A path in which ~ is the home folder, also where the shell leaves it, as in --output=~/out."""
+    """Expands ~, which the shell leaves unchanged in --output=~/out."""
     return Path(text).expanduser()
 
 
@@ -64,7 +64,7 @@ def shard(text: str) -> tuple[int, int]:
 
 def port(text: str) -> int:
     if not (text.isdecimal() and int(text) < 2**16):
-        raise argparse.ArgumentTypeError(f"it must be 0 to 65535, not {text}")
+        raise argparse.ArgumentTypeError(f"it must be from 0 to 65535, not {text}")
     return int(text)
 
 
@@ -79,7 +79,7 @@ def blended(text: str) -> tuple[str, float]:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The options of the mode; UserError for others and for those that do not go together."""
+    """Parses the options of the mode; raises UserError for other options and invalid combinations."""
     modes = Parser(add_help=False, allow_abbrev=False)
     modes.add_argument("--mode", choices=tuple(USED_SETTINGS), default="srgan")
     mode = modes.parse_known_args(argv)[0].mode
@@ -87,52 +87,52 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__,
         parents=[modes],
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"These are the options of --mode={mode}. TRAIN.hr_img_path names images to train on.",
+        epilog=f"These are the options of --mode={mode}. To train on your own images, set TRAIN.hr_img_path.",
         allow_abbrev=False,
     )
     parser.set_defaults(engine="tensorflow")
     add = parser.add_argument
     folder = {"type": user_path, "metavar": "DIR"}
     repeated = {"action": "append", "default": []}
-    add("--checkpoint-dir", **folder, help="a run's files; default: checkpoint")
+    add("--checkpoint-dir", **folder, help="folder of a training run; default: checkpoint")
     if mode in ("srgan", "evaluate", "benchmark"):
-        samples_help = "where images are written; default: samples"
+        samples_help = "folder for sample images; default: samples"
         add("--samples-dir", **folder, default=Path("samples"), help=samples_help)
-    add("--recipe", help=f"settings by name: {', '.join(RECIPES)}; default: the first")
-    add("--config", metavar="FILE", help="settings as JSON, such as checkpoint/config.json")
-    set_help = "changes a setting of config.py, as in TRAIN.batch_size=4; may be repeated"
+    add("--recipe", help=f"preset: {', '.join(RECIPES)}; default: the first")
+    add("--config", metavar="FILE", help="JSON settings, such as checkpoint/config.json")
+    set_help = "change a setting of config.py, as in TRAIN.batch_size=4; repeatable"
     add("--set", **repeated, dest="settings", metavar="KEY=VALUE", help=set_help)
     if mode == "srgan":
-        add("--restart", action="store_true", help="start again and archive the old run")
+        add("--restart", action="store_true", help="start a new run and archive the old one")
         return parser.parse_args(argv)
-    weights_help = "a file, or shipped: srgan, srresnet, photo ..."
+    weights_help = "a weights file, or shipped weights: srgan, srresnet, photo ..."
     add("--weights", type=os.path.expanduser, metavar="NPZ", help=weights_help)
     if mode != "export":
-        add("--engine", choices=ENGINES, help="what computes; ncnn starts faster")
+        add("--engine", choices=ENGINES, help="inference engine; ncnn starts faster")
     if mode == "page":
-        add("--host", default="127.0.0.1", help="address to serve at; default: this machine alone")
-        add("--port", type=port, metavar="PORT", default=7860, help="0: a free one")
+        add("--host", default="127.0.0.1", help="address to listen on; default: this machine only")
+        add("--port", type=port, metavar="PORT", default=7860, help="default: %(default)s; 0: any free port")
         return parser.parse_args(argv)
-    add("--blend", **repeated, type=blended, metavar="NPZ=SHARE", help="mix in other weights")
+    add("--blend", **repeated, type=blended, metavar="NPZ=SHARE", help="blend in other weights; repeatable")
     if mode == "export":
         add("--format", choices=EXPORT_FORMATS, required=True)
         add("--output", **folder, required=True)
     else:
         paths = {"nargs": "+", "type": os.path.expanduser, "metavar": "PATH"}
         add("--input", **paths, required=mode == "benchmark", help="images or folders")
-        add("--output", **folder, help="where results go; for one image also a file")
-        add("--self-ensemble", action="store_true", help="mean of 8 turns and flips")
+        add("--output", **folder, help="folder for results; for a single image also a file name")
+        add("--self-ensemble", action="store_true", help="average over 8 rotations and flips")
     if mode == "evaluate":
-        add("--format", choices=OUTPUT_FORMATS, help="of the results; default: the input's")
-        add("--outscale", type=output_factor, metavar="S", help="final factor; default: the network's")
-        add("--shard", type=shard, metavar="I/N", help="do the I-th of N parts, for jobs on many machines")
-        add("--compare", action="store_true", help="also bicubic and result side by side")
-        add("--overwrite", action="store_true", help="replace results that exist")
+        add("--format", choices=OUTPUT_FORMATS, help="format of the results; default: the input's")
+        add("--outscale", type=output_factor, metavar="S", help="final scale; default: the network's")
+        add("--shard", type=shard, metavar="I/N", help="process part I of N, for use on several machines")
+        add("--compare", action="store_true", help="also write bicubic and the result side by side")
+        add("--overwrite", action="store_true", help="overwrite existing results")
     args = parser.parse_args(argv)
     if sum(share for _, share in args.blend) > 1:
         raise UserError("the shares of --blend must add up to at most 1")
     if mode == "evaluate" and bool(args.input) != bool(args.output):
-        raise UserError("--input and --output go together: --input PATH... --output DIR")
+        raise UserError("--input and --output need each other: --input PATH... --output DIR")
     if mode == "evaluate" and not args.input:
         for option in ("format", "outscale", "shard", "compare", "overwrite"):
             if getattr(args, option):
@@ -141,7 +141,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, recipe: str, config) -> int:
-    """Does what `args.mode` says; returns the exit code."""
+    """Runs `args.mode` and returns the exit code."""
     from tf1 import checkpoints
     from tf1.start import start_tensorflow
 
@@ -171,14 +171,14 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
 
 
 def settings_of(args: argparse.Namespace):
-    """(recipe, config); what differs from config.py is logged, as far as the mode uses it."""
-    from common.settings import flatten, load_settings, make_config  # takes longer than --help may
+    """Returns (recipe, config); logs the settings that the mode uses and that differ from config.py."""
+    from common.settings import flatten, load_settings, make_config  # too slow to import for --help
 
     recipe, config = load_settings(args.recipe, args.config, args.settings)
     used = USED_SETTINGS[args.mode]
     for setting in args.settings:
         if setting.split(".")[0] not in used:
-            raise UserError(f"--set {setting}: --mode={args.mode} uses {' and '.join(used)} alone")
+            raise UserError(f"--set {setting}: --mode={args.mode} uses only {' and '.join(used)} settings")
     if args.mode == "srgan":
         log.info("Recipe %s", recipe)
     defaults = dict(flatten(make_config()))
@@ -189,9 +189,9 @@ def settings_of(args: argparse.Namespace):
 
 
 def open_missing_streams() -> None:
-    """Gives a process that was started without stdout or stderr some that lead nowhere.
+    """Opens missing standard streams as /dev/null.
 
-    Without them the next file that is opened would take their number, and messages would go into it.
+    Otherwise the next file to be opened would take the number of stdout or stderr and receive messages.
     """
     for number, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
         try:
@@ -204,7 +204,7 @@ def open_missing_streams() -> None:
 
 def main(argv: list[str] | None = None) -> int:
     open_missing_streams()
-    for stream in (sys.stdout, sys.stderr):  # file names may hold what a terminal cannot show
+    for stream in (sys.stdout, sys.stderr):  # a terminal may be unable to show a file name
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""VGG19 as a feature extractor (Simonyan & Zisserman 2015): the graph, and its weight files."""
+"""VGG19 as a feature extractor (Simonyan & Zisserman 2015): the graph and its weight files."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tf1.layers import Conv2d, FanIn, MaxPool2d, Network
 
 log = logging.getLogger("srgan")
 
-BGR_MEAN = (103.939, 116.779, 123.68)  # of ImageNet, as the published weights expect
+BGR_MEAN = (103.939, 116.779, 123.68)  # ImageNet's mean, which the published weights expect
 CONVS_PER_BLOCK = (2, 2, 4, 4, 4)
 FILTERS_PER_BLOCK = (64, 128, 256, 512, 512)
-MAX_WEIGHTS = 3 * 3 * 512 * 512  # of one convolution
+MAX_WEIGHTS = 3 * 3 * 512 * 512  # in one convolution
 
 # https://github.com/keras-team/keras/blob/v3.0.0/keras/applications/vgg19.py
 KERAS_FILE = "vgg19_weights_tf_dim_ordering_tf_kernels_notop.h5"
@@ -30,11 +30,11 @@ DOWNLOAD_TIMEOUT_SECONDS = 15
 
 
 class MissingWeights(UserError):
-    """No VGG19 weights were found; random ones may be used instead."""
+    """No VGG19 weights were found; random weights may be used instead."""
 
 
 def layer_names() -> list[str]:
-    """conv1_1, conv1_2, pool1, ..., conv5_4, pool5: the layers in order."""
+    """Returns the layers in order: conv1_1, conv1_2, pool1, ..., conv5_4, pool5."""
     return [
         name
         for block, count in enumerate(CONVS_PER_BLOCK, start=1)
@@ -43,7 +43,7 @@ def layer_names() -> list[str]:
 
 
 def conv_names(layer: str) -> list[str]:
-    """The convolutions from conv1_1 up to `layer`, whose weights a feature extractor needs."""
+    """Returns the convolutions from conv1_1 up to `layer`, which a feature extractor needs."""
     names = layer_names()
     return [name for name in names[: names.index(layer) + 1] if name.startswith("conv")]
 
@@ -56,16 +56,16 @@ def Vgg19_simple_api(
     before_relu: bool = False,
     dtype: tf.DType = tf.float32,
 ) -> tuple[Network, Network]:
-    """[N, h, w, 3] RGB in [0, 1] -> (network, conv): `conv.outputs` is that of `layer`, float32.
+    """[N, h, w, 3] RGB in [0, 1] -> (network, conv); `conv.outputs` is the output of `layer`, float32.
 
     before_relu: take a convolution's output before its ReLU (Wang et al. 2018, section 3.3).
 
-    The network ends at `layer`, so both are the same here; the note's went on to fully connected layers,
-    which nothing in it reads. Variables are fixed features: none is trainable.
+    The network ends at `layer`, so both results are the same object; in the note, the network has fully
+    connected layers, which are never used. No variable is trainable.
     """
     assert rgb.shape.rank == 4 and rgb.shape[-1] == 3, rgb.shape
     assert layer in layer_names(), f"{layer} is not one of {layer_names()}"
-    he = FanIn(2.0)  # random weights, too, then keep the scale of features from layer to layer
+    he = FanIn(2.0)  # keeps the scale of features from layer to layer, if weights are random
     names = layer_names()
 
     with tf.compat.v1.variable_scope("VGG19", reuse=reuse):
@@ -82,9 +82,10 @@ def Vgg19_simple_api(
 
 
 def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
-    """The VGG19 weight file: the one named, else `data/vgg19*`, else Keras's, cached or downloaded.
+    """Returns the VGG19 weight file: the one named, else `vgg19*` in `search_dir`, else Keras's file.
 
-    Raises MissingWeights if none was named and none is found.
+    Keras's file is taken from its cache or downloaded. Raises UserError if the named file does not exist,
+    MissingWeights if the setting is 'auto' and no file is available.
     """
     if setting != "auto":
         if not Path(setting).is_file():
@@ -93,12 +94,12 @@ def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
     found = sorted(p for p in Path(search_dir).glob("vgg19*") if p.suffix in READERS)
     if found:
         return found[0]
-    log.info("VGG19 weights: asking Keras's cache, then its server (80 MB)")
+    log.info("VGG19 weights: looking in Keras's cache, else downloading them (80 MB)")
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
     try:
         path = tf.keras.utils.get_file(KERAS_FILE, KERAS_URL, cache_subdir="models", file_hash=KERAS_MD5)
-    except Exception as error:  # Keras wraps whatever urllib, the disk or the hash check raised
+    except Exception as error:  # Keras wraps errors of urllib, the disk and the hash check
         raise MissingWeights(
             f"no VGG19 weights: {_sentence(error)}; put {KERAS_FILE}, vgg19.npy or an npz with Keras's names "
             f"into {search_dir}/, or name the file in VGG.weights, or train against random features "
@@ -110,10 +111,10 @@ def find_weights(setting: str, search_dir: str | Path = "data") -> Path:
 
 
 def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
-    """{`VGG19/conv1_1/filters`: [3, 3, 3, 64], `VGG19/conv1_1/biases`: [64], ...} up to `layer`, float32."""
+    """Reads the float32 weights up to `layer`: {`VGG19/conv1_1/filters`: [3, 3, 3, 64], ...}."""
     path, names = Path(path), conv_names(layer)
     if path.suffix not in READERS:
-        raise UserError(f"{path}: VGG19 weights are read from {', '.join(READERS)} files")
+        raise UserError(f"{path}: VGG19 weights must be in one of the formats {', '.join(READERS)}")
     try:
         with open(path, "rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
@@ -121,7 +122,7 @@ def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
         arrays = READERS[path.suffix](path, names)
     except UserError:
         raise
-    except Exception as error:  # whatever a reader of another program's file raises
+    except Exception as error:  # a reader may raise anything
         raise UserError(f"{path} cannot be read as VGG19 weights: {_sentence(error)}") from None
 
     weights, depth = {}, 3
@@ -140,7 +141,7 @@ def read_weights(path: str | Path, layer: str) -> dict[str, np.ndarray]:
         found, expected = (filters.shape, biases.shape), ((3, 3, depth, count), (count,))
         if found != expected:
             found, expected = (f"{shapes[0]} and {shapes[1]}" for shapes in (found, expected))
-            raise UserError(f"{path}: {name} is {found}, VGG19's is {expected}: not VGG19 weights")
+            raise UserError(f"{path}: {name} is {found}, but VGG19's is {expected}: not VGG19 weights")
         weights[f"VGG19/{name}/filters"], weights[f"VGG19/{name}/biases"] = filters, biases
         depth = count
     return weights
@@ -158,7 +159,7 @@ def _sentence(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-# Readers: {convolution: (filters, biases)} of those of `names` that the file has
+# Readers: each returns {convolution: (filters, biases)} for the `names` in the file
 
 
 def _read_npz(path: Path, names: list[str]) -> dict[str, tuple]:
@@ -182,20 +183,20 @@ def _read_h5(path: Path, names: list[str]) -> dict[str, tuple]:
 
 
 def _by_rank(group) -> dict[int, np.ndarray]:
-    """The arrays below an HDF5 group by their rank; versions of Keras nest them differently."""
+    """Returns {rank: array} of an HDF5 group; Keras versions nest the arrays differently."""
     items = []
     group.visititems(lambda _, item: items.append(item))
     return {item.ndim: item[()] for item in items if hasattr(item, "ndim") and item.size <= MAX_WEIGHTS}
 
 
 def _read_npy(path: Path, names: list[str]) -> dict[str, tuple]:
-    """A pickled dict {conv1_1: [W, b]}, as TensorFlow-1 programs wrote it, through a safe reader."""
+    """Reads a pickled dict {conv1_1: [W, b]} of TensorFlow 1 programs, without running code."""
     with open(path, "rb") as file:
         arrays = third_party.read_pickled(file)
     if isinstance(arrays, np.ndarray):
         arrays = arrays.item()
     if not isinstance(arrays, dict):
-        raise ValueError("it holds no dict of layers")
+        raise ValueError("it does not hold a dict of layers")
     return {name: tuple(arrays[name]) for name in names if name in arrays}
 
 

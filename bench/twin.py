@@ -1,6 +1,6 @@
-"""The program's networks in PyTorch, for training, with the program's weights under the program's names.
+"""The program's networks in PyTorch, in training mode, with the program's weights and names.
 
-Images are [N, 3, h, w] in [-1, 1], in memory like the program's [N, h, w, 3] (channels_last).
+Images are [N, 3, h, w] in [-1, 1], stored as [N, h, w, 3] like the program's (channels_last).
 """
 
 import numpy as np
@@ -9,19 +9,19 @@ from torch import nn
 from torch.nn import functional as F
 
 LEAK = 0.2
-BATCH_NORM_MOMENTUM = 0.1  # PyTorch's is 1 - decay
+BATCH_NORM_MOMENTUM = 0.1  # PyTorch's momentum is 1 - decay
 BGR_MEAN = (103.939, 116.779, 123.68)
 VGG19_CONVS_PER_BLOCK = (2, 2, 4, 4, 4)
-AVERAGES = ("moving_mean", "moving_var")  # of batch norm, which are not trained
+AVERAGES = ("moving_mean", "moving_var")  # batch norm's, which are not trained
 
 
 def to_range(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, h, w, 3] -> float32 [N, 3, h, w] in [-1, 1], a view: channels_last."""
+    """uint8 [N, h, w, 3] -> float32 [N, 3, h, w] in [-1, 1], channels_last."""
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 class Network(nn.Module):
-    """Holds the arrays below `scope` as parameters and buffers; arguments as in config.MODEL."""
+    """Holds the arrays of `scope` as parameters and buffers; arguments: as in config.MODEL."""
 
     def __init__(self, scope: str, arrays: dict[str, np.ndarray], arguments: dict | None = None):
         super().__init__()
@@ -30,7 +30,7 @@ class Network(nn.Module):
             if name.startswith(f"{scope}/"):
                 if array.ndim == 4:
                     array = array.transpose(3, 2, 0, 1)
-                if "n256s1" in name:  # the four pixels' channels in turn -> the channels' four pixels
+                if "n256s1" in name:  # order of channels: TensorFlow's pixel shuffle -> PyTorch's
                     array = array.reshape(4, -1, *array.shape[1:]).swapaxes(0, 1).reshape(array.shape)
                 tensor = torch.from_numpy(np.ascontiguousarray(array)).clone()
                 is_trained = not name.endswith(AVERAGES)
@@ -38,9 +38,9 @@ class Network(nn.Module):
                 register(name.removeprefix(f"{scope}/"), nn.Parameter(tensor) if is_trained else tensor)
 
     def conv(self, x: torch.Tensor, name: str, stride: int = 1) -> torch.Tensor:
-        """With TensorFlow's "SAME" padding: an odd pixel of it goes to the bottom and right."""
+        """Convolution with TensorFlow's "SAME" padding, which puts an odd pixel at the bottom and right."""
         filters, biases = getattr(self, f"{name}/filters"), getattr(self, f"{name}/biases", None)
-        side = x.shape[2]  # matters with a stride, where images are square
+        side = x.shape[2]  # only matters with a stride, and those images are square
         padding = max(0, (-(-side // stride) - 1) * stride + filters.shape[2] - side)
         if padding % 2:
             x, padding = F.pad(x, (padding // 2, padding // 2 + 1) * 2), 0
@@ -53,7 +53,7 @@ class Network(nn.Module):
 
 
 class Generator(Network):
-    """[N, 3, h, w] -> [N, 3, 4h, 4w]: TensorLayer's."""
+    """[N, 3, h, w] -> [N, 3, 4h, 4w], as in recipe tensorlayer."""
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         x = head = F.relu_(self.conv(lr, "n64s1/c"))
@@ -67,7 +67,7 @@ class Generator(Network):
 
 
 class Discriminator(Network):
-    """[N, 3, p, p] -> logits [N, 1]: TensorLayer's."""
+    """[N, 3, p, p] -> logits [N, 1], as in recipe tensorlayer."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         strides = [stride for _, stride, _ in self.arguments["convs"]]
@@ -77,7 +77,7 @@ class Discriminator(Network):
         y = F.leaky_relu_(self.conv_norm(x, "res/c", "res/bn"), LEAK)
         y = F.leaky_relu_(self.conv_norm(y, "res/c2", "res/bn2"), LEAK)
         x = F.leaky_relu(x + self.conv_norm(y, "res/c3", "res/bn3"), LEAK)
-        x = x.permute(0, 2, 3, 1).flatten(1)  # weights are in the order h, w, c
+        x = x.permute(0, 2, 3, 1).flatten(1)  # the weights expect the order h, w, c
         weights, biases = (getattr(self, f"ho/dense/{name}") for name in ("weights", "biases"))
         return F.linear(x, weights.T, biases).float()
 

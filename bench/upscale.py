@@ -1,8 +1,8 @@
-"""Time of x4 upscaling by the program and by its exports in the engines they are for, on the same image.
+"""Times x4 upscaling by the program and by its exports in their own engines, on the same image.
 
-python bench/upscale.py                      the program and every engine that is installed, in turns
-python bench/upscale.py --big                the command on one 6000 x 4000 JPEG: seconds, peak memory
-python bench/upscale.py --big 1200x800       the same on a smaller one
+python bench/upscale.py                      the program and every installed engine, in turns
+python bench/upscale.py --big                the command on a 6000 x 4000 JPEG: time and peak memory
+python bench/upscale.py --big 1200x800       the same on a smaller image
 """
 
 import argparse
@@ -26,7 +26,7 @@ from images.photos import validation_photo
 from tf1.start import start_tensorflow
 
 HEIGHT, WIDTH = 180, 320
-MAX_DIFFERENCE = 1  # of float32 results, 8-bit values
+MAX_DIFFERENCE = 1  # between float32 results, in 8-bit values
 CONTESTANTS = {
     "float32": ("savedmodel", "onnx", "tflite", "ncnn", "OpenVINO"),
     "bfloat16": ("ours", "OpenVINO"),
@@ -34,7 +34,7 @@ CONTESTANTS = {
 
 
 class Engine:
-    """`upscale`: uint8 [h, w, 3] -> [4h, 4w, 3] by the shipped SRGAN generator."""
+    """`upscale`: uint8 [h, w, 3] -> [4h, 4w, 3] with the shipped SRGAN generator."""
 
     def __init__(self, name: str, precision: str, threads: int):
         start_tensorflow()
@@ -65,7 +65,7 @@ class Engine:
         return self.exported("onnx", load)
 
     def exported(self, format: str, load=None):
-        """An exported file, run by the engine it is meant for unless `load` gives another."""
+        """Exports the generator and loads it in the format's own engine, or with `load`."""
         from upscaling.export import NAMES, engine, export
 
         with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ class Engine:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Prints each contestant's seconds and the ratios of ours to them."""
+    """Prints each contestant's time in seconds and the ratios of our times to it."""
     with contextlib.ExitStack() as stack:
         ours = stack.enter_context(Contestant(Engine, "ours", "float32", args.threads))
         print(f"{ours(measure.describe_device)}, {args.threads} threads each; x4 of {WIDTH} x {HEIGHT} px")
@@ -94,7 +94,7 @@ def compare(args: argparse.Namespace) -> None:
         differences = {name: int(abs(one("result") - expected).max()) for name, one in contestants.items()}
         for name, difference in differences.items():
             if name.endswith("float32") and difference > MAX_DIFFERENCE:
-                sys.exit(f"error: {name} differs by {difference} of 255: it does not run the same network")
+                sys.exit(f"error: {name} differs by {difference} of 255: not the same network")
         times = measure.take_turns(contestants, args.rounds, "result", (), 2)
     firsts = [name for name in times if name.startswith("ours")]
     print(f"{'':22}{'s':>7}  differs by  " + "".join(f"{name + ' / it':24}" for name in firsts))
@@ -104,7 +104,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def upscale_big(size: str, threads: int) -> None:
-    """Runs the command on one JPEG: seconds with start, reading and writing; peak memory of the process."""
+    """Times the command on one JPEG, including start-up, reading and writing, and prints peak memory."""
     width, height = map(int, size.split("x"))
     photo = validation_photo()
     repeats = -(-height // photo.shape[0]), -(-width // photo.shape[1]), 1
@@ -117,7 +117,7 @@ def upscale_big(size: str, threads: int) -> None:
         subprocess.run([*command, "--set", f"RUNTIME.intra_op_threads={threads}"], check=True)
         seconds = time.perf_counter() - started
     peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
-    print(f"{width} x {height} to {4 * width} x {4 * height}: {seconds:.0f} s, at most {peak_mb:,.0f} MB")
+    print(f"{width} x {height} to {4 * width} x {4 * height}: {seconds:.0f} s, peak memory {peak_mb:,.0f} MB")
 
 
 def main() -> None:

@@ -1,5 +1,5 @@
-"""Mistakes that the user can fix."""
+"""The exception for mistakes the user can fix."""
 
 
 class UserError(Exception):
-    """One sentence that says what to do; the program prints it and exits with code 2."""
+    """A one-sentence message that says what to do; the program prints it and exits with code 2."""

@@ -1,4 +1,4 @@
-"""Atomic writes, and folders that one process holds."""
+"""Atomic writes and folder locks."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ LFS_POINTER = b"version https://git-lfs"  # first bytes of a Git LFS pointer
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """Yields a temporary path to write to, with the same suffix; then syncs it and renames it to `path`.
+    """Yields a temporary path with the same suffix, then syncs that file and renames it to `path`.
 
-    Its name is short and fixed, so that the next write replaces what a killed one left. Raises UserError
-    where the disk refuses, and keeps the old file.
+    The temporary name depends only on `path`, so the next write replaces what a killed process left behind.
+    If the write fails, the old file stays; an OSError becomes a UserError.
     """
     path = Path(path)
     name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
@@ -46,8 +46,8 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder survive a loss of power, where the system can."""
-    with contextlib.suppress(OSError):  # Windows opens no folders, some network file systems sync none
+    """Makes renames in a folder survive a power failure, where the system supports it."""
+    with contextlib.suppress(OSError):  # neither Windows nor some network file systems can
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -57,7 +57,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Locks a folder for this process; UserError if another one holds it. The lock ends with the process."""
+    """Locks a folder; raises UserError if another process holds the lock. The lock ends with the process."""
     if fcntl is None:
         yield
         return
@@ -65,7 +65,7 @@ def held(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EAGAIN, errno.EACCES):  # others: a file system without locks
+            if error.errno in (errno.EAGAIN, errno.EACCES):  # otherwise the file system has no locks
                 raise UserError(
                     f"another run is training in {folder}: wait for it, stop it, "
                     "or use another --checkpoint-dir"
@@ -74,12 +74,12 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def require_writable(folder: str | os.PathLike, option: str) -> None:
-    """Makes the folder if necessary and tries to write there; the UserError names the option."""
+    """Creates the folder if necessary; raises a UserError that names `option` if it is not writable."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise UserError(
-            f"{option}: cannot write to {str(folder)!r} ({error.strerror}); name another folder"
+            f"{option}: cannot write to {str(folder)!r} ({error.strerror}); choose another folder"
         ) from error

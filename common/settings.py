@@ -1,4 +1,4 @@
-"""Settings: config.py as edited, a recipe, a JSON file, KEY=VALUE; all are checked alike."""
+"""Loads and checks the settings: config.py, then a recipe, a JSON file and KEY=VALUE options."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from common.errors import UserError
 from common.files import atomic
 from config import RECIPES, config
 
-MAX_FILE_BYTES = 2**20  # of a JSON file of settings
+MAX_FILE_BYTES = 2**20  # JSON settings file
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Positive = Annotated[int, Field(ge=1, le=2**53)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]  # an average that never moves is none
+BelowOne = Annotated[float, Field(ge=0, lt=1)]  # at 1 a moving average would never move
 Name = Annotated[str, Field(min_length=1)]
 UserPath = Annotated[Name, AfterValidator(os.path.expanduser)]
-OptionalPath = Annotated[str, AfterValidator(os.path.expanduser)]  # "" for none
+OptionalPath = Annotated[str, AfterValidator(os.path.expanduser)]  # "" means none
 
 
 def _tuples(value: Any) -> Any:
-    """JSON has lists."""
+    """Converts JSON's lists to tuples, recursively."""
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
@@ -52,7 +52,7 @@ class Train(Section):
     exposures: Fraction
     degradation: Literal["bicubic", "photo"]
     seed: Count
-    batch_size: Annotated[int, Field(ge=1, le=2**16)]  # more, and the graph is not built in a lifetime
+    batch_size: Annotated[int, Field(ge=1, le=2**16)]  # building the graph takes too long beyond that
     steps_per_epoch: Count
     beta1: BelowOne
     lr_init: Number
@@ -136,19 +136,19 @@ class Settings(Section):
 
 
 def make_config(recipe: str | None = None, file: str | None = None, settings=()) -> edict:
-    """The settings alone of `load_settings`."""
+    """Returns only the settings from `load_settings`."""
     return load_settings(recipe, file, settings)[1]
 
 
 def load_settings(recipe: str | None = None, file: str | None = None, settings=()) -> tuple[str, edict]:
-    """(recipe's name, a copy of `config` with a recipe, a JSON file of `log_config`, KEY=VALUE settings).
+    """Returns the recipe's name and a copy of `config` changed by the recipe, then `file`, then `settings`.
 
-    The recipe is the one asked for, else that of the run whose settings the file holds. Raises UserError for
-    an unknown key or recipe, and for a value that `Settings` does not allow.
+    file: JSON as written by `log_config`; settings: KEY=VALUE strings. The recipe defaults to the one that
+    the file names. Raises UserError for an unknown key or recipe and for a value that `Settings` rejects.
     """
     of_file, settings_of_file = _read(file)
     if recipe and of_file and recipe != of_file:
-        raise UserError(f"--config {file} is of a run by recipe {of_file}: leave out --recipe {recipe}")
+        raise UserError(f"--config {file} was written with recipe {of_file}: leave out --recipe {recipe}")
     recipe = recipe or of_file or "tensorlayer"
     if recipe not in RECIPES:
         raise UserError(f"unknown recipe {recipe!r}: choose from {', '.join(RECIPES)}")
@@ -172,7 +172,7 @@ def load_settings(recipe: str | None = None, file: str | None = None, settings=(
 
 
 def _read(file: str | None) -> tuple[str | None, dict]:
-    """(recipe if it names one, {dotted key: value}) of a JSON file."""
+    """Returns the recipe named in a JSON file, or None, and {dotted key: value}."""
     if file is None:
         return None, {}
     try:
@@ -190,7 +190,7 @@ def _read(file: str | None) -> tuple[str | None, dict]:
 
 
 def _set(tree: dict, key: str, value) -> None:
-    """Sets the dotted `key`, known or not."""
+    """Sets the dotted `key` without checking that it exists."""
     *sections, name = key.split(".")
     for section in sections:
         if not isinstance(tree.get(section), dict):
@@ -200,7 +200,7 @@ def _set(tree: dict, key: str, value) -> None:
 
 
 def _is_text(key: str) -> bool:
-    """Whether a setting is text, which `--set` takes as it is written."""
+    """Whether a setting is a string, so that `--set` must not parse its value."""
     model: Any = Settings
     for name in key.split("."):
         field = getattr(model, "model_fields", {}).get(name)
@@ -211,7 +211,7 @@ def _is_text(key: str) -> bool:
 
 
 def _parsed(text: str):
-    """A number, a tuple, True or False as written on the command line; the text if it is none of them."""
+    """Parses a number, a tuple, True or False; returns any other text unchanged."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
@@ -230,7 +230,7 @@ def flatten(tree: dict, prefix: str = ""):
 
 
 def _sentence(error: dict) -> str:
-    """An error of pydantic's as one sentence that names the setting."""
+    """Turns a pydantic error into one sentence that names the setting."""
     loc = [str(part) for part in error["loc"]]
     key = ".".join(part for part in loc if not part.isdigit() and "[" not in part)
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
@@ -258,13 +258,13 @@ def _sentence(error: dict) -> str:
         "finite_number": "finite",
     }
     wanted = words.get(kind, error["msg"])
-    if len(loc) > len(key.split(".")) or kind not in words:  # of an element
-        shapes = {"convs": "(kernel, stride, filters) triples", "residual": "two numbers of filters or ()"}
+    if len(loc) > len(key.split(".")) or kind not in words:  # an element of a tuple
+        shapes = {"convs": "(kernel, stride, filters) triples", "residual": "two filter counts or ()"}
         wanted = shapes.get(key.rpartition(".")[2], wanted)
     return f"{key} must be {wanted}, not {value!r}"
 
 
 def log_config(filename: str | Path, cfg: dict, recipe: str) -> None:
-    """Writes the recipe's name and all settings as JSON, in the form that `--config` reads."""
+    """Writes the recipe's name and all settings as JSON, which `--config` can read."""
     with atomic(filename) as path:
         path.write_text(json.dumps({"recipe": recipe, **cfg}, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""MATLAB's bicubic `imresize`, with the symmetric border of today's versions."""
+"""MATLAB's bicubic `imresize`, with the symmetric padding of current versions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-_CHUNK = 2048  # columns resized at a time: bounds the float64 copy whatever the image's size
+_CHUNK = 2048  # columns resized at a time; bounds the size of the float64 copy
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
@@ -19,14 +19,14 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def mirrored(indices: np.ndarray, size: int) -> np.ndarray:
-    """Indices beyond an axis of `size` px, mirrored at its ends ('symmetric')."""
+    """Mirrors indices outside [0, size) at the ends of the axis ('symmetric' padding)."""
     indices = np.mod(indices, 2 * size)
     return np.minimum(indices, 2 * size - 1 - indices)
 
 
-@functools.lru_cache(16)  # training resizes patches of one size again and again
+@functools.lru_cache(16)  # training resizes many patches of the same size
 def _resize_matrix(in_size: int, out_size: int):
-    """Sparse [out_size, in_size]; the kernel widens when shrinking."""
+    """Sparse [out_size, in_size] matrix; the kernel is wider when shrinking."""
     from scipy.sparse import csr_array
 
     scale = out_size / in_size
@@ -45,14 +45,14 @@ def _resize_matrix(in_size: int, out_size: int):
 
 
 def _resize_rows(image: np.ndarray, out_size: int) -> np.ndarray:
-    """[h, columns] -> [out_size, columns] of its dtype; uint8 is rounded half up and clipped."""
+    """[h, columns] -> [out_size, columns], same dtype; uint8 is rounded half up and clipped."""
     matrix = _resize_matrix(image.shape[0], out_size)
     resized = np.empty((out_size, image.shape[1]), image.dtype)
     for start in range(0, image.shape[1], _CHUNK):
         columns = slice(start, start + _CHUNK)
         values = matrix @ image[:, columns].astype(np.float64)
         if image.dtype == np.uint8:
-            values = (values + 0.5).clip(0, 255)  # storing it as uint8 takes the floor
+            values = (values + 0.5).clip(0, 255)  # conversion to uint8 rounds down
         resized[:, columns] = values
     return resized
 
@@ -62,7 +62,7 @@ def resize(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     assert image.ndim in (2, 3), image.shape
     assert image.dtype == np.uint8 or np.issubdtype(image.dtype, np.floating), image.dtype
     scales = [new / old for new, old in zip(shape, image.shape)]
-    # MATLAB starts with the axis that shrinks most, the vertical one when both are equal.
+    # like MATLAB: first the axis that shrinks most, or the vertical one if both are equal
     for axis in sorted((0, 1), key=scales.__getitem__):
         moved = np.moveaxis(image, axis, 0)
         rows = _resize_rows(moved.reshape(moved.shape[0], -1), shape[axis])

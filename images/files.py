@@ -1,4 +1,4 @@
-"""Image files in and out, with their metadata: by libvips, or Pillow for the few formats it lacks."""
+"""Reads and writes images with their metadata: with libvips, or Pillow for formats libvips lacks."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from images.pixels import to_rgb8
 
 log = logging.getLogger("srgan")
 
-# Decoders for formats that untrusted files should not reach (SVG, CSV, ...) stay blocked.
+# Allow only these decoders: untrusted files must not reach those for SVG, CSV, ...
 pyvips.operation_block_set("VipsForeignLoad", True)
 for _loader in ("Jpeg", "Png", "Webp", "Tiff", "Nsgif", "Heif"):
     pyvips.operation_block_set(f"VipsForeignLoad{_loader}", False)
-pyvips.cache_set_max(0)  # a file that has changed is read again
-logging.getLogger("pyvips").setLevel(logging.ERROR)  # errors of a file are raised as exceptions
+pyvips.cache_set_max(0)  # a changed file must be read again
+logging.getLogger("pyvips").setLevel(logging.ERROR)  # errors are raised as exceptions
 
 PILLOW_FORMATS = ("BMP", "PPM", "TGA", "JPEG2000")
-# Decoding takes up to 32 bytes a pixel, and the header of a small file may claim any size.
+# Decoding takes up to 32 bytes per pixel, and the header of a small file may claim any size.
 MAX_READ_PX = min(2**28, memory_limit() // 32)
 
 WRITE_SUFFIXES = {
@@ -42,40 +42,40 @@ WRITE_SUFFIXES = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     **dict.fromkeys((".tif", ".tiff"), "TIFF"),
 }
-# The wheel's libvips has no decoder for HEVC, so .heic is not among these.
+# No .heic: libvips in the pyvips wheel has no HEVC decoder.
 READ_SUFFIXES = (*WRITE_SUFFIXES, ".gif", ".avif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2")
 _SAVE_OPTIONS = {
     "PNG": {},
-    "JPEG": {"Q": 95, "subsample_mode": "off"},  # 4:4:4: edges keep their colour
+    "JPEG": {"Q": 95, "subsample_mode": "off"},  # 4:4:4 keeps colours sharp at edges
     "WEBP": {"Q": 95, "smart_subsample": True, "exact": True, "alpha_q": 100},
     "TIFF": {"compression": "deflate", "predictor": "horizontal"},
 }
 _MAX_SIDE_PX = {"JPEG": 65500, "WEBP": 16383}
-_MAX_EXIF_BYTES = {"JPEG": 65527, "TIFF": 0, "BMP": 0}  # in TIFF because libvips writes none
+_MAX_EXIF_BYTES = {"JPEG": 65527, "TIFF": 0, "BMP": 0}  # TIFF: libvips writes none
 
-# Metadata that is kept: libvips fields by name or prefix
+# Metadata to keep: names or prefixes of libvips fields
 _KEPT_FIELDS = (
     *("icc-profile-data", "xmp-data", "iptc-data", "exif-", "png-comment-"),
     *("image-description", "resolution-unit"),
 )
 _GVALUES = {bytes: pyvips.GValue.blob_type, str: pyvips.GValue.gstr_type}
-# Descriptions in which ImageJ, tifffile and microscopes store the layout: wrong for another size
+# ImageJ, tifffile and microscopes store the image's layout here, which is wrong after upscaling
 _LAYOUT_DESCRIPTIONS = ("ImageJ=", "{", "<?xml", "<OME")
-# PNG colour chunks that libvips drops; the gamma and the primaries of sRGB may be lost
+# PNG colour chunks that libvips drops, except the gamma and primaries of sRGB, which change nothing
 _SRGB_PRIMARIES = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 _LOST_PNG_CHUNK = re.compile(
     rb"(?<=\0\0\0[\x04\x20])(cICP|gAMA(?!\0\0\xb1\x8f)|cHRM(?!" + re.escape(_SRGB_PRIMARIES) + rb"))"
 )
-# PPM and JPEG 2000 of more than 8 bits, whose colours Pillow reads as 8
+# PPM and JPEG 2000 headers with more than 8 bits per sample, which Pillow reduces to 8 for colour
 _DEEP_PILLOW = re.compile(
     rb"P[36]\s(\s*#.*\n)*\s*\d+\s+\d+\s+(#.*\n)?\d{4,5}\s|.{,100}ihdr.{10}[\x08-\x0f]", re.DOTALL
 )
-# By what pyvips itself says where it can be: libvips's own messages of all threads share one buffer.
+# Match pyvips's own messages where possible: libvips's message buffer is shared by all threads.
 _REASONS = {
-    "unable to load from source": "it is not an image, or of a kind that is not supported",
-    "HEVC": "it is HEIC, for which there is no decoder; save it as JPEG or PNG",
-    "bad labq format": "its colours are 8-bit LAB, which are not supported; save it as RGB",
-    "samples out of range": "its samples are of a kind that is not supported; save it with 8 or 16 bits",
+    "unable to load from source": "it is not an image, or its format is not supported",
+    "HEVC": "it is HEIC, which is not supported; save it as JPEG or PNG",
+    "bad labq format": "its colour space is 8-bit LAB, which is not supported; save it as RGB",
+    "samples out of range": "its sample type is not supported; save it with 8 or 16 bits",
     os.strerror(errno.ENOSPC): os.strerror(errno.ENOSPC),
 }
 
@@ -85,18 +85,18 @@ class ImageData:
     """A decoded image, upright."""
 
     pixels: np.ndarray  # uint8 or uint16, [h, w] gray or [h, w, 3] RGB
-    alpha: np.ndarray | None = None  # of the same type, [h, w], not premultiplied
-    metadata: dict = field(default_factory=dict)  # ICC, EXIF, XMP, IPTC, text: libvips fields
-    pixels_per_mm: tuple[float, float] = (1.0, 1.0)  # horizontally, vertically
+    alpha: np.ndarray | None = None  # [h, w], same type, not premultiplied
+    metadata: dict = field(default_factory=dict)  # libvips fields: ICC, EXIF, XMP, IPTC, text
+    pixels_per_mm: tuple[float, float] = (1.0, 1.0)  # horizontal, vertical
     is_lossless_webp: bool = False
 
 
 class Source:
-    """An image file whose header has been read; raises UserError if it cannot be."""
+    """An image file whose header has been read; the constructor raises UserError if that fails."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        self._vips = None  # or Pillow reads it
+        self._vips = None  # stays None for formats that Pillow reads
         with _reading(path):
             with open(path, "rb") as file:
                 self._head = file.read(4096)
@@ -116,15 +116,15 @@ class Source:
                     raise error from None
             if self.height * self.width > MAX_READ_PX:
                 raise UserError(
-                    f"it has {self.height * self.width / 1e6:.0f} megapixels, and at most "
-                    f"{MAX_READ_PX / 1e6:.0f} are read on this machine"
+                    f"it has {self.height * self.width / 1e6:.0f} megapixels; the limit on this "
+                    f"machine is {MAX_READ_PX / 1e6:.0f}"
                 )
 
     def read(self, with_metadata: bool = True) -> ImageData:
-        """Decode the first frame, turned as EXIF says; 16 bits and floats in [0, 1] give uint16."""
+        """Decodes the first frame, rotated as EXIF says; 16 bits and floats in [0, 1] become uint16."""
         with _reading(self.path):
             image = decoded = self._vips or _decode_by_pillow(self.path)
-            if image.interpretation in ("cmyk", "lab", "labs", "labq", "xyz", "lch"):  # by its own profile
+            if image.interpretation in ("cmyk", "lab", "labs", "labq", "xyz", "lch"):  # with its own profile
                 image = image.colourspace("srgb" if image.format == "uchar" else "rgb16")
             samples = np.atleast_3d(_to_integers(image.autorot()))
             colours = 3 if samples.shape[2] >= 3 else 1
@@ -138,7 +138,7 @@ class Source:
             return data
 
     def is_lossy(self) -> bool:
-        """Whether the file is JPEG or lossy WebP, whose artefacts its pixels have."""
+        """Whether the file is JPEG or lossy WebP, so that its pixels have compression artefacts."""
         loader = self._vips.get("vips-loader") if self._vips else ""
         return loader.startswith("jpeg") or (loader.startswith("webp") and not self.is_lossless_webp)
 
@@ -146,30 +146,30 @@ class Source:
         if image.get_n_pages() > 1:
             log.warning("%s holds several frames: only the first is used", self.path)
         if not self._vips and image.bands > 2 and _DEEP_PILLOW.match(self._head):
-            log.warning("%s: colours of this kind are read with 8 bits, not 16", self.path)
+            log.warning("%s: colours in this format are read with 8 bits, not 16", self.path)
         chunks = {name.decode() for name in _LOST_PNG_CHUNK.findall(self._head) if self._head[1:4] == b"PNG"}
         if "icc-profile-data" in image.get_fields():
-            chunks &= {"cICP"}  # the profile, which is kept, overrides the others
+            chunks &= {"cICP"}  # the ICC profile, which is kept, overrides the others
         if chunks:
-            log.warning("%s: colour chunks that are not kept: %s", self.path, ", ".join(sorted(chunks)))
+            log.warning("%s: dropped colour chunks: %s", self.path, ", ".join(sorted(chunks)))
 
 
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
-    """An image file -> uint8 [h, w, 3] RGB: alpha is dropped, 16 bits become the nearest 8."""
+    """Reads an image as uint8 [h, w, 3] RGB; drops alpha and rounds 16 bits to 8."""
     return to_rgb8(Source(path).read(with_metadata=False).pixels)
 
 
 def write_rgb(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Write uint8 [h, w, 3] RGB atomically, in the format of the suffix."""
+    """Writes uint8 [h, w, 3] RGB atomically, in the format given by the suffix."""
     assert (image.dtype, image.ndim, image.shape[-1]) == (np.uint8, 3, 3), image.shape
     write_image(path, ImageData(image))
 
 
 def write_image(path: str | os.PathLike, data: ImageData) -> None:
-    """Write an image atomically, in the format of the suffix.
+    """Writes an image atomically, in the format given by the suffix; JPEG and lossy WebP with quality 95.
 
-    What a format cannot hold is reduced and logged: 16 bits to 8 (JPEG, WebP, BMP), alpha onto white (JPEG,
-    BMP), EXIF is dropped (TIFF, BMP). BMP gets no other metadata either. JPEG and lossy WebP have quality 95.
+    Logs what the format cannot store: 16 bits are rounded to 8 (JPEG, WebP, BMP), alpha is flattened onto
+    white (JPEG, BMP), EXIF is dropped (TIFF, BMP, JPEG above 64 KB). BMP silently loses all other metadata.
     """
     path = Path(path)
     check_fits(path, *data.pixels.shape[:2])
@@ -191,14 +191,14 @@ def write_image(path: str | os.PathLike, data: ImageData) -> None:
 
 
 def check_fits(path: str | os.PathLike, height: int, width: int) -> None:
-    """Raise UserError if the format of this suffix is unknown or cannot hold an image of this size."""
+    """Raises UserError if the suffix is unknown or its format cannot hold an image of this size."""
     kind = WRITE_SUFFIXES.get(Path(path).suffix.lower())
     if kind is None:
         raise UserError(f"cannot write {path}: use one of {', '.join(WRITE_SUFFIXES)}")
     max_side = _MAX_SIDE_PX.get(kind, max(height, width))
     if max(height, width) > max_side:
         raise UserError(
-            f"cannot write {path}: {kind} holds at most {max_side} pixels a side, "
+            f"cannot write {path}: {kind} holds at most {max_side} pixels per side, "
             f"this image has {width} x {height}; choose png or tiff"
         )
     if kind == "BMP" and height * width * 3 >= 2**32 - 2048:
@@ -207,7 +207,7 @@ def check_fits(path: str | os.PathLike, height: int, width: int) -> None:
 
 @contextmanager
 def _reading(path: str | os.PathLike) -> Iterator[None]:
-    """Turn whatever a decoder raises into one sentence."""
+    """Turns any exception of a decoder into a one-sentence UserError."""
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe would block
             raise UserError("it is not a file")
@@ -232,7 +232,7 @@ def _reason(error: Exception) -> str:
 
 
 def _is_lossless_webp(file: BinaryIO) -> bool:
-    """By the first chunk of pixels, which libvips does not report."""
+    """Looks for the first image data chunk; libvips does not report the compression."""
     file.seek(12)
     while len(header := file.read(8)) == 8 and header[:4] not in (b"VP8 ", b"VP8L"):
         size = int.from_bytes(header[4:], "little")
@@ -251,19 +251,19 @@ def _decode_by_pillow(path: Path) -> pyvips.Image:
 
 
 def _to_integers(image: pyvips.Image) -> np.ndarray:
-    """uint8 or uint16 samples; UserError for numbers that are not brightness."""
+    """Returns uint8 or uint16 samples; raises UserError for other types and for floats outside [0, 1]."""
     if image.format in ("uchar", "ushort"):
         return image.numpy()
     if image.format not in ("float", "double"):
         raise UserError(f"its values are of type {image.format}; save it with 8 or 16 bits")
     values = image.numpy()
     if not (values.min() >= 0 and values.max() <= 1):  # false for NaN as well
-        raise UserError("its float values are not all in 0 to 1; save it with 16 bits")
+        raise UserError("its float values are not all between 0 and 1; save it with 16 bits")
     return np.rint(values * 65535.0).astype(np.uint16)
 
 
 def _metadata_of(image: pyvips.Image) -> dict:
-    """The metadata that stays true of an RGB image of another size."""
+    """Returns the metadata that remains valid for an RGB image of another size."""
     metadata = {name: image.get(name) for name in image.get_fields() if name.startswith(_KEPT_FIELDS)}
     if image.interpretation == "cmyk":
         metadata.pop("icc-profile-data", None)
@@ -273,27 +273,27 @@ def _metadata_of(image: pyvips.Image) -> dict:
 
 
 def _to_vips(data: ImageData, kind: str, path: Path) -> pyvips.Image:
-    """The image as a file of this kind can hold it; 8- and 16-bit samples without alpha are not copied."""
+    """Reduces an image to what a format can store; samples without alpha are not copied if they fit."""
     samples = data.pixels if data.alpha is None else np.dstack([data.pixels, data.alpha])
     image = pyvips.Image.new_from_array(samples, interpretation="auto")
     if image.format == "ushort" and kind not in ("PNG", "TIFF"):
-        log.warning("%s: %s has no 16 bits, reduced to 8", path, kind)
+        log.warning("%s: %s does not support 16 bits; reduced to 8", path, kind)
         image = (image / 257).rint().cast("uchar")
     is_gray = data.pixels.ndim == 2
     spaces = {"uchar": ("srgb", "b-w"), "ushort": ("rgb16", "grey16")}
     xres, yres = data.pixels_per_mm
     image = image.copy(interpretation=spaces[image.format][is_gray], xres=xres, yres=yres)
     if data.alpha is not None and kind in ("JPEG", "BMP"):
-        log.warning("%s: %s has no transparency, laid on white", path, kind)
+        log.warning("%s: %s does not support transparency; flattened onto white", path, kind)
         image = image.cast("float").flatten(background=255, max_alpha=255).rint().cast("uchar")
     exif_bytes = len(data.metadata.get("exif-data", b""))
     if exif_bytes > _MAX_EXIF_BYTES.get(kind, exif_bytes):
-        log.warning("%s: %s cannot hold this EXIF, left out", path, kind)
+        log.warning("%s: %s cannot store this EXIF data; dropped", path, kind)
     for name, value in data.metadata.items():
         colours = b"GRAY" if is_gray and kind != "WEBP" else b"RGB "  # WebP stores gray as RGB
         if name != "icc-profile-data" or value[16:20] == colours:
             image.set_type(_GVALUES[type(value)], name, value)
-    for name in ("exif-ifd0-ImageWidth", "exif-ifd0-ImageLength"):  # the source's
+    for name in ("exif-ifd0-ImageWidth", "exif-ifd0-ImageLength"):  # sizes of the source image
         image.remove(name)
     image.set_type(pyvips.GValue.gint_type, "orientation", 1)
     return image

@@ -1,4 +1,4 @@
-"""PSNR and SSIM on the luma channel, as super-resolution papers measure them."""
+"""PSNR and SSIM on the luma channel, as in super-resolution papers."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from skimage import color
 from skimage import metrics as skimage_metrics
 
 PEAK = 255.0
-SSIM_WINDOW_PX = 11  # (Wang et al. 2004)
+SSIM_WINDOW_PX = 11  # Wang et al. 2004
 
 
 def to_y(rgb: np.ndarray) -> np.ndarray:
     """uint8 [h, w, 3] -> float64 [h, w], 16.0 (black) to 235.0 (white), not rounded.
 
     MATLAB's rgb2ycbcr rounds to uint8; papers on colour networks do not. Bicubic on Set5 gives
-    28.43 dB / .8111 this way and 28.42 / .8101 rounded; the published 28.42 / .8104 come from
-    shrinking and enlarging the rounded Y itself, which a colour network cannot do.
+    28.43 dB / .8111 without rounding and 28.42 / .8101 with it. The published 28.42 / .8104 come from
+    shrinking and enlarging rounded Y, which is impossible with a colour network.
     """
     assert (rgb.dtype, rgb.ndim, rgb.shape[-1]) == (np.uint8, 3, 3), (rgb.dtype, rgb.shape)
     return color.rgb2ycbcr(rgb)[..., 0]
 
 
 def least_side(scale: int) -> int:
-    """Pixels of HR that the measures need: SSIM's window between two borders."""
+    """Smallest HR side in px that can be scored: SSIM's window plus a border on both sides."""
     return 2 * scale + SSIM_WINDOW_PX
 
 
 def psnr_y(a: np.ndarray, b: np.ndarray, border: int) -> float:
-    """Two uint8 [h, w, 3] images -> PSNR in dB on Y, `border` pixels shaved off; infinite if equal."""
+    """Two uint8 [h, w, 3] images -> PSNR on Y in dB, without `border` px per side; inf if equal."""
     a, b = _shaved_y(a, b, border)
     if np.array_equal(a, b):
         return math.inf
@@ -37,9 +37,9 @@ def psnr_y(a: np.ndarray, b: np.ndarray, border: int) -> float:
 
 
 def ssim_y(a: np.ndarray, b: np.ndarray, border: int) -> float:
-    """Two uint8 [h, w, 3] images -> mean SSIM on Y (Wang et al. 2004), `border` pixels shaved off.
+    """Two uint8 [h, w, 3] images -> mean SSIM on Y (Wang et al. 2004), without `border` px per side.
 
-    The window is that of the paper's MATLAB code, 11 x 11, at each position inside the image.
+    Uses the 11 x 11 Gaussian window of the paper's MATLAB code, only where it lies inside the image.
     """
     a, b = _shaved_y(a, b, border)
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}

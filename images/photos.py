@@ -1,4 +1,4 @@
-"""Photographs that ship inside installed packages: the embedded training set and validation image."""
+"""The sample photographs for training and validation, which ship inside installed packages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from images.listing import list_images
 from images.pixels import crop_to_multiple
 
 SAMPLE = "sample"
-# Colour photographs inside the wheels of packages that TensorLayer and this program need anyway.
+# All in packages that TensorLayer or this program requires anyway
 SAMPLE_FILES = {
     "chelsea": ("skimage", "data/chelsea.png"),
     "china": ("sklearn", "datasets/images/china.jpg"),
@@ -28,22 +28,22 @@ _DISTRIBUTIONS = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
 
 
 def sample_photos() -> dict[str, np.ndarray]:
-    """The embedded training photographs by name, uint8 [h, w, 3] RGB."""
+    """Returns {name: uint8 [h, w, 3] RGB} of the sample photographs for training."""
     return {name: files.read_rgb(packaged(*file)) for name, file in SAMPLE_FILES.items()}
 
 
 def validation_photo() -> np.ndarray:
-    """The embedded photograph that is kept for validation, uint8 [512, 512, 3] RGB."""
+    """Returns the sample photograph for validation, uint8 [512, 512, 3] RGB."""
     return files.read_rgb(packaged(*VALIDATION_FILE))
 
 
 def validation_pair(
     scale: int, hr_img_path: str, lr_img_path: str = "", imid: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 (HR, LR) of the validation image, HR `scale` times as large.
+    """Returns the validation image as uint8 (HR, LR); HR is cropped to multiples of the scale.
 
-    A path is 'sample' (HR only), an image, or a folder, of which image number `imid` is taken. Without
-    `lr_img_path` LR is made from HR, whose sides are cropped to multiples of the scale, by MATLAB's bicubic.
+    A path is an image, a folder whose image number `imid` is used, or, for HR only, 'sample'. Without
+    `lr_img_path`, LR is made from HR by MATLAB's bicubic.
     """
     hr = (
         validation_photo()
@@ -66,18 +66,18 @@ def _read_numbered(setting: str, path: str, imid: int) -> np.ndarray:
         return files.read_rgb(path)
     images = list_images(path, setting)
     if imid >= len(images):
-        raise UserError(f"VALID.imid is {imid}, but {setting} has {len(images)} images, from 0 on")
+        raise UserError(f"VALID.imid is {imid}, but {setting} has {len(images)} images, counted from 0")
     return files.read_rgb(images[imid])
 
 
 def packaged(package: str, file: str) -> Path:
-    """Path of a file inside an installed package, found without importing it."""
+    """Returns the path of a file inside an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     path = Path(spec.submodule_search_locations[0], file) if spec else None
     if path is None or not path.is_file():
         raise UserError(
-            f"The sample photo {package}/{file} is not installed; run "
+            f"the sample photograph {package}/{file} is not installed; run "
             f"`pip install --force-reinstall {_DISTRIBUTIONS.get(package, package)}` "
-            "or name a folder of images."
+            "or name a folder of images"
         )
     return path

@@ -1,4 +1,4 @@
-"""Pixel ranges and sizes, and several images side by side."""
+"""Converts pixel ranges and sizes, and puts images side by side."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ def to_integers(image: np.ndarray, dtype: np.dtype = np.uint8) -> np.ndarray:
 
 
 def resize(pixels: np.ndarray, height: int, width: int, method: Image.Resampling) -> np.ndarray:
-    """uint8 or uint16 [h, w] or [h, w, 3] -> the same type, [height, width] or with 3 channels."""
+    """uint8 or uint16 [h, w] or [h, w, 3] -> [height, width] or [height, width, 3], same type."""
     if pixels.shape[:2] == (height, width):
         return pixels
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).resize((width, height), method))
-    if pixels.ndim == 3:  # Pillow resizes 16-bit samples only as one plane of floats
+    if pixels.ndim == 3:  # Pillow resizes 16-bit samples only as single float planes
         return np.dstack([resize(pixels[..., c], height, width, method) for c in range(pixels.shape[2])])
     plane = Image.fromarray(pixels.astype(np.float32)).resize((width, height), method)
     return np.rint(np.clip(plane, 0, 65535)).astype(np.uint16)
 
 
 def to_rgb8(samples: np.ndarray) -> np.ndarray:
-    """uint8 or uint16 [h, w] gray or [h, w, 3] -> uint8 [h, w, 3]; 16 bits become the nearest 8."""
+    """uint8 or uint16 [h, w] gray or [h, w, 3] -> uint8 [h, w, 3]; 16 bits are rounded to 8."""
     if samples.dtype == np.uint16:
         samples = np.rint(samples / np.float32(257)).astype(np.uint8)
     return samples if samples.ndim == 3 else np.repeat(samples[..., None], 3, axis=2)
 
 
 def crop_to_multiple(image: np.ndarray, scale: int) -> np.ndarray:
-    """[h, w, ...] -> its upper left part with sides divisible by `scale`."""
+    """[h, w, ...] -> its largest top left crop with sides divisible by `scale`."""
     h, w = image.shape[:2]
     return image[: h - h % scale, : w - w % scale]
 
 
 def enlarge(image: np.ndarray, scale: int) -> np.ndarray:
-    """[h, w, ...] -> [scale * h, scale * w, ...]: each pixel becomes a square."""
+    """[h, w, ...] -> [scale * h, scale * w, ...] by repeating pixels."""
     return image.repeat(scale, 0).repeat(scale, 1)
 
 

@@ -71,9 +71,12 @@ def evaluation_refusal(refusal, tmp_path):
         ("--mode=export --format png --output x", "argument --format: invalid choice: 'png'"),
         ("--mode=export --format onnx --output x --samples-dir y", "unrecognized arguments: --samples-dir y"),
         ("--mode=export --format ncnn --output x --engine=ncnn", "unrecognized arguments: --engine=ncnn"),
-        ("--mode=page --port 65536", "argument --port: it must be 0 to 65535, not 65536"),
+        ("--mode=page --port 65536", "argument --port: it must be from 0 to 65535, not 65536"),
         ("--mode=evaluate --restart", "unrecognized arguments: --restart"),
-        ("--mode=evaluate --set TRAIN.seed=1", "--set TRAIN.seed=1: --mode=evaluate uses VALID and RUNTIME"),
+        (
+            "--mode=evaluate --set TRAIN.seed=1",
+            "--set TRAIN.seed=1: --mode=evaluate uses only VALID and RUNTIME settings",
+        ),
         ("--mode=evaluate --format png", "--format needs --input and --output"),
         ("--mode=evaluate --shard 1/2", "--shard needs --input and --output"),
         ("--mode=evaluate --input a.png", "--input and --output"),
@@ -173,7 +176,7 @@ ANOTHER = "x.npz does not fit this network: "
         (lambda path: np.savez(path, weights=np.zeros(3)), "x.npz is not a checkpoint of this program"),
         (lambda path: np.savez(path, params=np.zeros(3)), "x.npz is damaged"),  # TensorLayer's name
         (lambda path: np.savez(path, __meta__=np.array('{"format_version": 99}')), "format version 99"),
-        (lambda path: np.savez(path, __meta__=np.array("[]")), "its __meta__ is no table"),
+        (lambda path: np.savez(path, __meta__=np.array("[]")), "its __meta__ is not a JSON object"),
         (lambda path: write_weights(path, network="SRGAN_d"), "holds SRGAN_d, not the network SRGAN_g"),
         (lambda path: checkpoints.write_npz(path, {}, {"step": 3}), "holds a training state, not the net"),
         *(
@@ -187,7 +190,10 @@ ANOTHER = "x.npz does not fit this network: "
             )
         ),
         (partial(write_generator, arguments={"num_filters": 4}), f"{ANOTHER}it lacks"),
-        (partial(write_generator, held={**GENERATOR, "num_blocks": 3}), f"{ANOTHER}it has"),
+        (
+            partial(write_generator, held={**GENERATOR, "num_blocks": 3}),
+            f"{ANOTHER}SRGAN_g/n64s1/b1/2/beta is unexpected",
+        ),
         *(
             (partial(write_generator, lacking=end), f"{ANOTHER}it lacks")
             for end in ("b1/0/gamma", "b1/0/moving_var", "c1/0/filters", "out/biases")

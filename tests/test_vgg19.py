@@ -261,7 +261,7 @@ def shapes(filters, biases):
         ("x.h5", in_bytes(write_h5, shapes((3, 3, 3, 64), (1, 1, 1, 64))), "lacks conv1_1"),  # no biases
         ("x.npz", in_bytes(write_npz, shapes((3, 3, 3, 32), 64)), r"conv1_1 is .*32.*64"),
         ("x.npz", in_bytes(write_npz, shapes((3, 3, 3, 64), 32)), r"conv1_1 is .*32.*64"),
-        ("x.pth", b"weights", r"from \.npz, \.h5, \.npy files"),
+        ("x.pth", b"weights", r"in one of the formats \.npz, \.h5, \.npy"),
     ],
 )
 def test_files_of_other_content_are_refused(tmp_path, name, content, message):

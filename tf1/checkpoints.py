@@ -1,7 +1,7 @@
 """npz checkpoints: one named array per variable and a JSON `__meta__`, written atomically.
 
-Files are untrusted input: they are read without pickle, sizes are checked before anything is read, and any
-fault of a file is a UserError. Files of arrays are read without TensorFlow.
+Files are untrusted input: these checkpoints are read without pickle, sizes are checked before arrays are
+read, and a damaged file raises UserError. Reading them does not need TensorFlow.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tf1 import third_party
 log = logging.getLogger("srgan")
 
 FORMAT_VERSION = 1
-PRETRAINED_DIR = Path(__file__).parents[1] / "checkpoint" / "pretrained"  # comes with the program
+PRETRAINED_DIR = Path(__file__).parents[1] / "checkpoint" / "pretrained"  # ships with the program
 SHIPPED = ("srgan", "srresnet", "photo", "srresnet_x2")
-DEFAULT_DIR = Path("checkpoint")  # of a run for which no folder is named
+DEFAULT_DIR = Path("checkpoint")  # for runs without --checkpoint-dir
 META_KEY = "__meta__"
 MAX_META_BYTES = 2**24
 MAX_EXPANSION = 20  # reject larger files that expand more than this; trained weights: 1.1
@@ -34,7 +34,7 @@ EXPANSION_FREE_BYTES = 2**26
 
 
 def locate(name: str | Path, network: str = "SRGAN_g") -> Path:
-    """The path of weights given by path or by a name of `SHIPPED`; relative if that is shorter."""
+    """Returns the path of weights given as a path or a name in `SHIPPED`; relative where possible."""
     if str(name) not in SHIPPED:
         return Path(name)
     path, here = PRETRAINED_DIR / f"{'g' if network == 'SRGAN_g' else 'd'}_{name}.npz", Path.cwd()
@@ -42,29 +42,28 @@ def locate(name: str | Path, network: str = "SRGAN_g") -> Path:
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray], meta: dict) -> None:
-    """Writes arrays and meta atomically."""
     text = json.dumps({"format_version": FORMAT_VERSION, **meta})
     with atomic(path) as part, open(part, "wb") as file:
         np.savez(file, **{META_KEY: np.array(text)}, **arrays)
 
 
 def read_npz(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
-    """The arrays (float16 ones as float32) and the meta of a checkpoint."""
+    """Returns the arrays of a checkpoint, float16 converted to float32, and its meta."""
     with _opened(path) as file:
         return _contents(file, path)
 
 
 def read_meta(path: str | Path) -> dict:
-    """The meta alone, without reading the arrays."""
+    """Returns the meta without reading the arrays."""
     with _opened(path) as file:
         return _meta(file, path)
 
 
 def read_network(path: str | Path, network: str, layout) -> tuple[dict[str, np.ndarray], dict]:
-    """Weights of one network, all finite, and the meta with its `arguments`, `recipe` and `step`.
+    """Returns the weights of one network, all finite, and the meta with `arguments`, `recipe` and `step`.
 
-    Reads this program's npz, Saver checkpoints by their prefix, and TensorLayer 1.x's lists.
-    `layout(network)` gives the arguments and {variable: shape} of config.py's network. path: as in `locate`.
+    Reads this program's npz files, Saver checkpoints (path is the prefix) and TensorLayer 1.x lists. path: as
+    in `locate`. layout: function that returns the arguments and {variable: shape} of config.py's network.
     """
     path = locate(path, network)
     if third_party.is_saver(path):
@@ -87,22 +86,22 @@ def read_network(path: str | Path, network: str, layout) -> tuple[dict[str, np.n
     for key, kind in (("arguments", dict), ("recipe", str), ("step", int)):
         if type(meta.get(key)) is not kind:
             raise UserError(f"{path} is damaged or not a checkpoint: its __meta__ lacks {key}")
-    meta["arguments"].pop("init", None)  # of older files: how the network began
+    meta["arguments"].pop("init", None)  # older files record the initialiser
     if network == "SRGAN_g":
-        meta["arguments"].setdefault("scale", 4)  # the only one of older files
+        meta["arguments"].setdefault("scale", 4)  # older files do not record the scale: it was always 4
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise UserError(f"{path} is of no use: {name} holds values that are not finite")
+            raise UserError(f"{path} is unusable: {name} holds values that are not finite")
     return arrays, meta
 
 
 def _meta_of_others(network: str, arguments: dict) -> dict:
-    """Other programs' files say nothing about themselves: they hold the note's network."""
+    """Meta for files of other programs, which have none: the note's network is assumed."""
     return {"network": network, "arguments": arguments, "recipe": "tensorlayer", "step": 0}
 
 
 def require_same_arguments(path: str | Path, arguments: dict, expected: dict) -> None:
-    """UserError that names each argument of a network that is not as expected."""
+    """Raises a UserError that names every network argument that differs from `expected`."""
     expected = json.loads(json.dumps(expected))  # tuples are lists in the file
     listed = [
         f"{key} is {value} there and {expected[key]} here"
@@ -115,7 +114,7 @@ def require_same_arguments(path: str | Path, arguments: dict, expected: dict) ->
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
-    """An npz file as a zip file; any fault of it is a UserError."""
+    """Opens an npz file as a zip file; any error inside the context becomes a UserError."""
     try:
         with zipfile.ZipFile(path) as file:
             require_plain(file, path)
@@ -126,7 +125,7 @@ def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
         raise UserError(f"there is no checkpoint {path}") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not a checkpoint") from None
-    except Exception as error:  # a damaged file may make its readers raise anything
+    except Exception as error:  # readers may raise anything on a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is damaged or not a checkpoint: {reason}") from None
 
@@ -138,10 +137,10 @@ def _contents(file: zipfile.ZipFile, path: str | Path) -> tuple[dict, dict]:
 
 
 def require_plain(file: zipfile.ZipFile, path: str | Path) -> None:
-    """Rejects a file that would take far more memory than disk."""
+    """Raises ValueError for duplicate names and for a file far larger in memory than on disk."""
     members = file.infolist()
     if len({member.filename for member in members}) < len(members):
-        raise ValueError("two arrays have one name")
+        raise ValueError("two arrays have the same name")
     size = sum(member.file_size for member in members)
     if size > EXPANSION_FREE_BYTES and size > MAX_EXPANSION * Path(path).stat().st_size:
         raise ValueError(f"it is small, but claims to hold {size / 2**20:.0f} MB")
@@ -152,14 +151,14 @@ def _meta(file: zipfile.ZipFile, path: str | Path) -> dict:
         raise UserError(f"{path} is not a checkpoint of this program: it has no {META_KEY}")
     meta = json.loads(str(read_array(file, f"{META_KEY}.npy", kinds="U")))
     if not isinstance(meta, dict):
-        raise UserError(f"{path} is not a checkpoint of this program: its {META_KEY} is no table")
+        raise UserError(f"{path} is not a checkpoint of this program: its {META_KEY} is not a JSON object")
     if meta.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path} has format version {meta.get('format_version')}, not {FORMAT_VERSION}")
     return meta
 
 
 def read_array(file: zipfile.ZipFile, name: str, kinds: str = "biuf") -> np.ndarray:
-    """One array; its header must agree with the size of its zip member."""
+    """Reads one array; its header must agree with the size of its zip member."""
     size = file.getinfo(name).file_size
     if kinds == "U" and size > MAX_META_BYTES:
         raise ValueError(f"{name} has {size} bytes")
@@ -173,18 +172,18 @@ def read_array(file: zipfile.ZipFile, name: str, kinds: str = "biuf") -> np.ndar
 
 
 def fetch(session, variables) -> dict[str, np.ndarray]:
-    """{variable's name: its value}."""
+    """Returns {variable name: value}."""
     return session.run({variable.op.name: _copies(variable)[0] for variable in variables})
 
 
 def assign(session, variables, arrays: dict, source: str | Path) -> None:
-    """Sets every variable to the array of its name, none left over; `source` names the file in errors."""
+    """Sets each variable to the array of the same name; the names must match exactly. source: for errors."""
     require_shapes(arrays, {variable.op.name: tuple(variable.shape) for variable in variables}, source)
     set_variables(session, {variable: arrays[variable.op.name] for variable in variables})
 
 
 def require_shapes(arrays: dict, shapes: dict[str, tuple], source: str | Path) -> None:
-    """UserError unless the arrays are those of `shapes`, by name and shape; `source` names the file."""
+    """Raises UserError unless names and shapes match `shapes` exactly; `source` names the file in errors."""
     for name, shape in shapes.items():
         if name not in arrays:
             raise UserError(f"{source} does not fit this network: it lacks {name}")
@@ -193,11 +192,11 @@ def require_shapes(arrays: dict, shapes: dict[str, tuple], source: str | Path) -
                 f"{source} does not fit this network: {name} is {arrays[name].shape}, not {shape}"
             )
     for name in sorted(arrays.keys() - shapes.keys()):
-        raise UserError(f"{source} does not fit this network: it has {name} too")
+        raise UserError(f"{source} does not fit this network: {name} is unexpected")
 
 
 def set_variables(session, values: dict) -> None:
-    """Sets variables through their initialisers, which adds nothing to the graph."""
+    """Sets variables through their initialisers, which adds no operations to the graph."""
     pairs = [(copy.initializer, value) for variable, value in values.items() for copy in _copies(variable)]
     session.run(
         [initializer for initializer, _ in pairs],
@@ -206,12 +205,12 @@ def set_variables(session, values: dict) -> None:
 
 
 def _copies(variable) -> tuple:
-    """The variables of this host's replicas that are one variable to the program."""
+    """Returns this host's copies of a variable, one per replica."""
     return getattr(variable, "values", (variable,))
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
-    """A short hash of the values, independent of the file format."""
+    """Returns a short hash of the values, independent of the file format."""
     hashed = hashlib.sha256()
     for name in sorted(arrays):
         hashed.update(arrays[name].tobytes())
@@ -219,5 +218,4 @@ def digest(arrays: dict[str, np.ndarray]) -> str:
 
 
 def is_finite(arrays: dict[str, np.ndarray]) -> bool:
-    """Whether all values are finite."""
     return all(np.isfinite(array).all() for array in arrays.values())

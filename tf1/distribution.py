@@ -1,6 +1,6 @@
-"""Devices and hosts that train one model together, through tf.distribute; a single one is its default.
+"""Training of one model on several devices and hosts with tf.distribute; the default is one device.
 
-Each replica computes on its share of the global batch; tf1/replicas.py reduces what they compute.
+Each replica processes its part of the global batch; tf1/replicas.py sums and averages over replicas.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from tf1.runtime import session_config
 
 @dataclass
 class Cluster:
-    """The replicas that train a model: some on this host, as many on each of the others."""
+    """The replicas that train a model, the same number on every host."""
 
     strategy: tf.distribute.Strategy = field(default_factory=tf.distribute.get_strategy)
     session_config: tf.compat.v1.ConfigProto | None = None
     host: int = 0
     hosts: int = 1
-    target: str = ""  # of sessions: this host's server where there are several
+    target: str = ""  # session target: this host's server if there are several hosts
 
     @property
     def is_chief(self) -> bool:
-        """Whether this host writes the files; the others write none."""
+        """Whether this host is the one that writes files."""
         return self.host == 0
 
     @property
     def replicas(self) -> int:
-        """In all."""
+        """Number of replicas on all hosts."""
         return self.strategy.num_replicas_in_sync
 
     def require_divisible(self, batch_size: int) -> None:
         if batch_size % self.replicas:
             raise UserError(
-                f"TRAIN.batch_size={batch_size} cannot be shared among {self.replicas} devices: use a "
+                f"TRAIN.batch_size={batch_size} cannot be divided among {self.replicas} devices: use a "
                 f"multiple of {self.replicas}, or fewer devices (RUNTIME.devices)"
             )
 
     def build(self, build_graph: Callable) -> SimpleNamespace:
-        """Builds the graph on each replica of this host: the first one's, with the optimisers of all."""
+        """Builds the graph on each local replica; returns the first one's, whose optimisers update all."""
         replicas = self.run(build_graph)
         g = replicas[0]
         g.replicas = replicas
@@ -59,17 +59,17 @@ class Cluster:
 
     @staticmethod
     def feed(g: SimpleNamespace, lr: np.ndarray, hr: np.ndarray) -> dict:
-        """Each replica's part of this host's part of a batch."""
+        """Returns a feed that splits this host's part of a batch evenly among its replicas."""
         count = len(g.replicas)
         parts = zip(g.replicas, np.split(lr, count), np.split(hr, count))
         return {t: x for r, low, high in parts for t, x in ((r.t_image, low), (r.t_target_image, high))}
 
     def run(self, function):
-        """The results of a function on each replica of this host."""
+        """Runs a function on each replica and returns the results of this host's replicas."""
         return self.strategy.experimental_local_results(self.strategy.run(function))
 
     def from_chief(self, session: tf.compat.v1.Session, values: list) -> list[np.ndarray]:
-        """The chief's values of numbers and variables, on every host."""
+        """Returns the chief's values of numbers and variables, on every host."""
 
         def shared():
             is_first = tf.equal(tf.distribute.get_replica_context().replica_id_in_sync_group, 0)
@@ -79,7 +79,7 @@ class Cluster:
         return session.run(self.run(shared)[0])
 
     def require_agreement(self, session: tf.compat.v1.Session, facts: dict) -> None:
-        """UserError on every host if one of them trains something else than the chief."""
+        """Raises UserError on every host if any host's facts differ from the chief's."""
         if self.hosts == 1:
             return
         facts = {**facts, "device": "", "TensorFlow": tf.__version__}
@@ -96,15 +96,15 @@ class Cluster:
 
 
 def connect(settings) -> Cluster:
-    """The cluster of `config.RUNTIME` and TF_CONFIG; waits for no other host.
+    """Returns the cluster given by `config.RUNTIME` and TF_CONFIG, without waiting for other hosts.
 
-    Call it before anything else uses TensorFlow.
+    Must be called before anything else uses TensorFlow.
     """
     resolver, options = _resolver(), session_config(settings)
     gpus = tf.config.list_physical_devices("GPU")
     if resolver is None:
         if gpus and settings.devices > len(gpus):
-            raise UserError(f"RUNTIME.devices is {settings.devices}, and this machine has {len(gpus)}")
+            raise UserError(f"RUNTIME.devices is {settings.devices}, but this machine has {len(gpus)} GPUs")
         kind, count = ("gpu", len(gpus)) if gpus else ("cpu", 1)
         devices = [f"/{kind}:{number}" for number in range(settings.devices or count)]
         if len(devices) == 1:
@@ -114,7 +114,7 @@ def connect(settings) -> Cluster:
     jobs = [(job, task) for job in ("chief", "worker") if job in spec.jobs for task in spec.task_indices(job)]
     me = (resolver.task_type, resolver.task_id)
     if me not in jobs:
-        raise UserError(f"TF_CONFIG: the task {me[0]} {me[1]} is no chief and no worker of its cluster")
+        raise UserError(f"TF_CONFIG: the task {me[0]} {me[1]} is neither a chief nor a worker of its cluster")
     if settings.devices:
         gpus = gpus[: settings.devices]
         tf.config.set_visible_devices(gpus, "GPU")
@@ -126,7 +126,7 @@ def connect(settings) -> Cluster:
 
 
 def _resolver() -> tf.distribute.cluster_resolver.ClusterResolver | None:
-    """Who takes part, as TF_CONFIG says; None for this host alone."""
+    """Returns the cluster resolver for TF_CONFIG, or None if this host trains alone."""
     try:
         cluster = json.loads(os.environ.get("TF_CONFIG") or "{}").get("cluster", {})
         if sum(len(tasks) for tasks in cluster.values()) < 2:

@@ -1,4 +1,4 @@
-"""Facts of the generator that need no TensorFlow: pixel shuffles, layers that may be merged or moved."""
+"""Transformations of the generator's layers for faster inference, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ PIXEL_SHUFFLES = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}  # by the generator
 
 
 def fold_batch_norm(arrays: dict[str, np.ndarray], norms: dict[str, str]) -> dict[str, np.ndarray]:
-    """Weights with each batch norm multiplied into its convolution; `norms` is the network's.
+    """Returns the weights with each batch norm folded into its convolution; norms: {norm scope: conv scope}.
 
-    gamma * (x - mean) / sqrt(var + eps) + beta is a scale of the filters and a bias.
+    gamma * (x - mean) / sqrt(var + eps) + beta scales the filters and adds a bias.
     """
     folded = dict(arrays)
     for norm, conv in norms.items():
@@ -25,6 +25,6 @@ def fold_batch_norm(arrays: dict[str, np.ndarray], norms: dict[str, str]) -> dic
 
 
 def before_shuffle(filters: np.ndarray, biases: np.ndarray, r: int) -> tuple[np.ndarray, np.ndarray]:
-    """A 1x1 convolution [1, 1, c, n] as [1, 1, r r c, r r n], which does the same before a shuffle by r."""
+    """[1, 1, c, n] after a pixel shuffle by r -> [1, 1, r r c, r r n] before it, for a 1x1 convolution."""
     blocks = np.kron(np.eye(r * r, dtype=np.float32), filters[0, 0])[None, None]
     return blocks, np.tile(biases, r * r)

@@ -1,8 +1,8 @@
 """TensorLayer layers whose weights are TF1 variables: named by scope, shared by `reuse`.
 
-TensorLayer 2 creates weights with `tf.Variable`, to which variable scopes mean nothing, and never
-updates batch norm's moving averages inside a graph. The subclasses here change exactly that. A layer
-computes in the dtype of its input; its variables stay float32.
+TensorLayer 2 creates weights with `tf.Variable`, which ignores variable scopes, and never updates batch
+norm's moving averages inside a graph. The subclasses here fix both. A layer computes in the dtype of its
+input unless it says otherwise; its variables are float32.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tf1.replicas import mean_of_replicas, num_replicas
 
 # Importing TensorLayer creates an eager tensor, which starts threads and takes a GPU's memory
 tf.compat.v1.disable_eager_execution()
-with warnings.catch_warnings():  # TensorLayer's own use of old Python and NumPy names
+with warnings.catch_warnings():  # TensorLayer uses deprecated Python and NumPy names
     warnings.simplefilter("ignore")
     import tensorlayer as tl
 
@@ -29,13 +29,13 @@ BATCH_NORM_DECAY = 0.9  # TensorLayer's default, kept by the note
 
 
 class Normal:
-    """Initial weights ~ N(mean, stddev); a function of the graph's seed and the variable's name only."""
+    """Initial weights ~ N(mean, stddev ** 2), determined by the graph's seed and the variable's name."""
 
     def __init__(self, stddev: float, mean: float = 0.0):
         self.stddev, self.mean = stddev, mean
 
     def __call__(self, shape, name: str) -> tf.Tensor:
-        # stateful, or graph optimisers would try to fold it into a constant, on one thread
+        # a stateful op: the graph optimiser would constant-fold a stateless one, on one thread
         return tf.random.normal(shape, self.mean, self.stddev, seed=zlib.crc32(name.encode()))
 
 
@@ -72,7 +72,7 @@ class ScopedLayer(tl.layers.Layer):
         self._nodes_fixed = True  # no TensorLayer model graph: inputs are plain tensors
 
     def _get_init_args(self, skip=3):
-        return {}  # needed by TensorLayer's model files only, and slow to collect
+        return {}  # only TensorLayer's model files need them, and collecting them is slow
 
     def _get_weights(self, var_name, shape, init, trainable=True):
         with tf.compat.v1.variable_scope(self.name) as scope:
@@ -83,7 +83,7 @@ class ScopedLayer(tl.layers.Layer):
                 dtype=tf.float32,
                 initializer=lambda shape, **_: init(shape=shape, name=full_name),
                 trainable=trainable and self.trainable,
-                # batch norm's averages, which are the same on all replicas; optimisers reduce the others
+                # batch norm's averages are equal on all replicas; optimisers reduce gradients
                 aggregation=tf.VariableAggregation.NONE
                 if trainable
                 else tf.VariableAggregation.ONLY_FIRST_REPLICA,
@@ -126,9 +126,9 @@ class Dense(ScopedLayer, tl.layers.Dense):
 
 
 def leaky_relu(x: tf.Tensor, slope: float) -> tf.Tensor:
-    """max(x, slope * x), with a gradient that reads its output.
+    """max(x, slope * x), with a gradient computed from the output.
 
-    TensorFlow's reads its input, which prevents the fusion with the operation before.
+    TensorFlow's gradient needs the input, which prevents fusion with the preceding operation.
     """
 
     @tf.custom_gradient
@@ -142,9 +142,8 @@ def leaky_relu(x: tf.Tensor, slope: float) -> tf.Tensor:
 class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
     """Batch norm over N, H, W with float32 statistics (Ioffe & Szegedy 2015).
 
-    In training it normalises by the batch, that of all replicas together; `moving_average_updates()`
-    then gives the operations that move the averages, for the training step to run. Otherwise it uses the
-    moving averages.
+    Training uses the statistics of the global batch over all replicas, and the training step must run
+    `moving_average_updates()`. Inference uses the moving averages.
     """
 
     def __init__(self, is_train: bool, act=None, name=None):
@@ -162,7 +161,7 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
 
     def forward(self, inputs):
         if not self.is_train:
-            # not the fused operation: after a convolution it makes oneDNN ten times slower without AVX-512
+            # not the fused op, which after a convolution is ten times slower in oneDNN without AVX-512
             outputs = self._normalise(inputs, self.moving_mean, self.moving_var)
         elif num_replicas() > 1:
             outputs = self._normalise(inputs, *self._moments_over_replicas(tf.cast(inputs, tf.float32)))
@@ -189,11 +188,11 @@ class BatchNorm(ScopedLayer, tl.layers.BatchNorm):
         variance = tf.nn.relu(square - mean**2)
         count = tf.cast(tf.size(values[..., 0]), tf.float32) * num_replicas()
         self._batch_mean = mean
-        self._batch_var = variance * count / (count - 1)  # unbiased, like the fused operation's
+        self._batch_var = variance * count / (count - 1)  # unbiased, like the fused op's
         return mean, variance
 
     def moving_average_updates(self, finite: tf.Tensor) -> list[tf.Operation]:
-        assert self.is_train, "moving averages move in training only"
+        assert self.is_train, "moving averages are updated only in training"
         pairs = ((self.moving_mean, self._batch_mean), (self.moving_var, self._batch_var))
         moves = [(average, (1 - self.decay) * (average - batch_value)) for average, batch_value in pairs]
         return [average.assign_sub(tf.where(finite, move, tf.zeros_like(move))).op for average, move in moves]
@@ -229,15 +228,15 @@ class Flatten(ScopedLayer, tl.layers.Flatten):
 
 
 class Network:
-    """The tensors, layers and variables of a network, in graph order."""
+    """A network's tensors, layers and variables, in graph order."""
 
     def __init__(self, inputs: tf.Tensor):
         self.inputs = self.outputs = inputs
         self.all_layers: list[tl.layers.Layer] = []
         self.all_params: list[tf.Variable] = []
-        self.norms: dict[str, str] = {}  # scope of a batch norm, built or folded -> of its convolution
+        self.norms: dict[str, str] = {}  # scope of a batch norm, built or folded -> scope of its convolution
         self.tensors: dict[str, tf.Tensor] = {}  # layer name -> its output
-        # layer name -> px of `inputs` to each side that its output sees, layers taken as one chain
+        # layer name -> receptive field to each side, in px of `inputs`, if the layers form one chain
         self.reach: dict[str, float] = {}
         self._reach, self._scale = 0.0, 1
 
@@ -255,7 +254,7 @@ class Network:
         return self.outputs
 
     def moving_average_updates(self, finite: tf.Tensor) -> list[tf.Operation]:
-        """Operations that move every batch norm's averages towards the batch's statistics, if `finite`."""
+        """Returns ops that move all batch norm averages towards the batch's statistics, if `finite`."""
         norms = [layer for layer in self.all_layers if isinstance(layer, BatchNorm)]
         return [update for norm in norms for update in norm.moving_average_updates(finite)]
 

@@ -1,4 +1,4 @@
-"""A training step that a NaN cannot harm, and the moving averages of weights."""
+"""An Adam step that skips NaN and infinite gradients, and moving averages of weights."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def minimise(
     nets: list[Network],
     average: MovingAverage | None = None,
 ) -> tuple[tf.Operation, tf.Tensor]:
-    """(a step of Adam, whether its gradients are finite).
+    """Returns (the op of one Adam step, whether the gradients are finite).
 
-    If one is not, no weight and no average moves: the learning rate is 0 for this step, since Adam would move
-    the weights by its momentum. The batch norms of `nets` move their averages; with `average`, that and the
-    global step move too.
+    The op also updates the batch norm averages of `nets` and, given `average`, that average and the global
+    step. If any gradient is not finite, nothing but Adam's state changes: the learning rate is 0 for this
+    step, because momentum alone would still move the weights.
     """
     gradients = tf.compat.v1.gradients(loss / num_replicas(), variables)
     finite = tf.math.is_finite(sum_of_replicas(tf.add_n([tf.reduce_sum(g) for g in gradients])))
@@ -43,9 +43,9 @@ def minimise(
 
 
 class MovingAverage:
-    """Exponential moving averages of variables, for use in their place (Polyak & Juditsky 1992).
+    """Exponential moving averages of weights, used instead of the weights (Polyak & Juditsky 1992).
 
-    `weights` are the averages by the variables' names; with decay 0 they are the variables themselves.
+    `weights` maps each variable's name to its average; with decay 0, to the variable itself.
     """
 
     def __init__(self, params: list[tf.Variable], decay: float):
@@ -66,11 +66,11 @@ class MovingAverage:
         self.reset = tf.group(*(average.assign(param) for average, param in self._pairs))
 
     def getter(self, getter, name, *args, **kwargs):
-        """For variable scopes: the average of a variable that has one."""
+        """Custom getter for variable scopes: returns the average of a variable if there is one."""
         return self.weights[name] if name in self.weights else getter(name, *args, **kwargs)
 
     def update(self, step: tf.Tensor, finite: tf.Tensor) -> tf.Operation:
-        """Moves the averages, by less the more steps there were, so that early weights are forgotten."""
+        """Updates the averages; the decay grows with `step`, so that early weights are soon forgotten."""
         if not self.decay:
             return tf.no_op()
         step = tf.cast(step, tf.float32)
@@ -82,5 +82,5 @@ class MovingAverage:
 
 
 def _name(variable: tf.Variable) -> str:
-    """The same on each replica."""
+    """Returns the variable's name without the replica's suffix."""
     return re.sub(r"/replica_\d+", "", variable.op.name)

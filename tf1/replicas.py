@@ -1,6 +1,6 @@
-"""Sums and means over all replicas, inside the graph; a single replica adds nothing to it.
+"""Sums and means over all replicas, inside the graph; with a single replica they add no operations.
 
-Gradients, batch-norm statistics and losses are reduced, so that the numbers are those of one device, to
+They reduce gradients, batch norm statistics and losses, so that results match those of one device up to
 rounding.
 """
 
@@ -10,14 +10,14 @@ import tensorflow as tf
 
 
 def sum_of_replicas(value: tf.Tensor) -> tf.Tensor:
-    """The sum of a tensor over all replicas, in a replica's context; its gradients are summed likewise."""
+    """Sums a tensor and its gradient over all replicas; must be called in a replica context."""
     if num_replicas() == 1:
         return value
 
     def reduce(strategy, values):
         return strategy.extended.batch_reduce_to(tf.distribute.ReduceOp.SUM, [(values, values)])[0]
 
-    # `context.all_reduce` has a gradient too, but in a graph stumbles over the other replicas' variables
+    # the gradient of `context.all_reduce` fails in a graph, at variables of other replicas
     reduced = tf.stop_gradient(tf.distribute.get_replica_context().merge_call(reduce, (value,)))
     with tf.compat.v1.get_default_graph().gradient_override_map({"IdentityN": "SumOfReplicas"}):
         return tf.identity_n([reduced, value])[0]
@@ -33,7 +33,7 @@ def num_replicas() -> int:
 
 
 def over_replicas(values: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """The means of scalars over all replicas, reduced together."""
+    """Averages scalars over all replicas, in one reduction."""
     if num_replicas() == 1:
         return values
     means = mean_of_replicas(tf.stack(list(values.values())))

@@ -1,4 +1,4 @@
-"""Session options, devices and precision; signals that stop a run."""
+"""Session options, devices, precision and stop signals."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import tensorflow as tf
 log = logging.getLogger("srgan")
 
 GPU_DRIVER = Path("/proc/driver/nvidia/version")
-GRACE_S = 20  # schedulers kill 30 s after they ask
+GRACE_S = 20  # schedulers usually send SIGKILL 30 s after SIGTERM
 
 
 def session_config(settings) -> tf.compat.v1.ConfigProto:
-    """Options from `config.RUNTIME`. GPU memory is taken as needed, not at once."""
+    """Session options from `config.RUNTIME`; GPU memory is allocated as needed."""
     options = tf.compat.v1.ConfigProto(allow_soft_placement=True)
     options.intra_op_parallelism_threads = settings.intra_op_threads
     options.gpu_options.allow_growth = True
-    if settings.devices and not has_gpu():  # parts of the CPU, to try what several devices do
+    if settings.devices and not has_gpu():  # virtual CPU devices, to try out several devices
         options.device_count["CPU"] = settings.devices
     if settings.xla:
         options.graph_options.optimizer_options.global_jit_level = tf.compat.v1.OptimizerOptions.ON_1
@@ -30,32 +30,32 @@ def session_config(settings) -> tf.compat.v1.ConfigProto:
 
 
 def configure(settings) -> None:
-    """Applies `config.RUNTIME` to the process."""
-    if settings.precision == "float32":  # not TF32, which keeps ten bits
+    """Applies the process-wide settings of `config.RUNTIME`."""
+    if settings.precision == "float32":  # disable TF32, whose mantissa has 10 bits
         tf.config.experimental.enable_tensor_float_32_execution(False)
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
 
 
 def warn_of_unused_gpu() -> None:
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")  # on purpose
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")  # deliberately
     if GPU_DRIVER.exists() and not hidden and not has_gpu():
         log.warning(
-            "WARNING: this machine has an NVIDIA GPU, but TensorFlow cannot use it: the CPU computes. "
-            "Install its CUDA libraries: pip install 'tensorflow[and-cuda]==%s'",
+            "WARNING: this machine has an NVIDIA GPU, but TensorFlow cannot use it and runs on the CPU. "
+            "Install the CUDA libraries: pip install 'tensorflow[and-cuda]==%s'",
             tf.__version__,
         )
 
 
 def allow_reduced_precision(options: tf.compat.v1.ConfigProto, dtype: tf.DType) -> None:
-    """Lets the graph optimiser run convolutions in bfloat16 on a CPU; casts would fuse less."""
+    """Lets the graph optimiser use bfloat16 on a CPU; explicit casts would prevent some fusions."""
     if dtype == tf.bfloat16:
         rewrites = options.graph_options.rewrite_options
         rewrites.auto_mixed_precision_onednn_bfloat16 = type(rewrites).ON
 
 
 def compute_dtype(precision: str) -> tf.DType:
-    """The dtype of convolutions: 'auto' is bfloat16 where the hardware multiplies it, else float32."""
+    """The dtype of convolutions: 'auto' is bfloat16 if the hardware supports it, else float32."""
     if precision == "auto":
         precision = "bfloat16" if has_bfloat16() else "float32"
     return tf.as_dtype(precision)
@@ -66,7 +66,7 @@ def has_gpu() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Whether the first GPU, or the CPU where there is none, has bfloat16 matrix instructions."""
+    """Whether the first GPU, or else the CPU, has bfloat16 matrix instructions."""
     if has_gpu():
         details = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])
         return details.get("compute_capability", (0, 0)) >= (8, 0)
@@ -82,7 +82,7 @@ def cpu_flags() -> set[str]:
 
 
 def describe_device() -> str:
-    """One line naming what the session will run on."""
+    """Names the device that sessions run on."""
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
         return "CPU"
@@ -91,10 +91,10 @@ def describe_device() -> str:
 
 
 class StopSignal:
-    """Remembers Ctrl-C and SIGTERM in `signal`, so that a step can end before the run saves and stops.
+    """Records SIGINT or SIGTERM in `signal`, so that the run can finish a step, save and stop.
 
-    A host that is not the chief trains on for `GRACE_S`, so that the chief can end its step and save, and
-    then dies: a host that leaves in good order, between two steps, is waited for without end.
+    Every host but the chief keeps training for `GRACE_S` while the chief finishes its step and saves, then
+    exits at once: if it stopped cleanly between two steps, the other hosts would wait for it forever.
     """
 
     def __init__(self, is_chief: bool = True):
@@ -105,7 +105,7 @@ class StopSignal:
         if not self._is_chief:
             received, written = os.pipe()
             os.set_blocking(written, False)
-            signal.set_wakeup_fd(written)  # at once: Python's handlers wait for the end of a step
+            signal.set_wakeup_fd(written)  # immediate; Python's handlers run only after a step
             threading.Thread(target=_die_after_signal, args=[received], daemon=True).start()
         return self
 

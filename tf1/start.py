@@ -1,4 +1,4 @@
-"""The start of TensorFlow, which takes seconds: after everything that could refuse the command."""
+"""Starts TensorFlow. This takes seconds, so commands are checked first."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ log = logging.getLogger("srgan")
 
 @contextlib.contextmanager
 def tensorflow_start():
-    """Sets TensorFlow's environment and keeps its and TensorLayer's start-up messages from the user.
+    """Sets TensorFlow's environment variables and hides start-up messages of TensorFlow and TensorLayer.
 
-    They are written by C++ code to the process's error stream, before any logger can filter them;
-    they appear if importing fails.
+    C++ code writes them to stderr, where no logger can filter them. They are shown if the import fails.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # real errors arrive as exceptions
-    # TensorFlow itself turns oneDNN on for AVX-512 only, though it halves a step on AVX2 too
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors are raised as exceptions
+    # TensorFlow enables oneDNN only with AVX-512, but it also halves the time of a step on AVX2
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()
     kept = os.dup(2)
@@ -37,14 +36,14 @@ def tensorflow_start():
 
 
 def start_tensorflow() -> None:
-    """Imports TensorFlow and what prints messages with it, once; warns if it cannot use the GPU."""
+    """Imports TensorFlow and TensorLayer, once; warns if TensorFlow cannot use the GPU."""
     if "tensorflow" in sys.modules:
         return
     log.info("Starting TensorFlow")
     with tensorflow_start():
         import tensorflow as tf
 
-        tf.config.list_physical_devices()  # its complaints about missing GPU drivers come here
+        tf.config.list_physical_devices()  # triggers messages about missing GPU drivers
         tf.get_logger().setLevel("ERROR")
         from tf1 import layers, runtime  # noqa: F401
     runtime.warn_of_unused_gpu()

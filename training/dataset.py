@@ -1,4 +1,4 @@
-"""Training data: a folder or the sample photographs -> uint8 (LR, HR) batches in a resumable order."""
+"""Training data: uint8 (LR, HR) batches from a folder or the sample photographs, in a resumable order."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from images import files, photos
 from images.listing import list_images
 from training.patches import Crop, PatchCutter, cutting_pool
 
-# Crops of an image in an epoch: area / (2.5 * patch_size) ** 2, few enough to differ, and enough to make
-# decoding cheap compared with training; more where all together would not fill a batch
+# Crops per image and epoch: area / (2.5 * patch_size) ** 2, few enough to differ but enough to make decoding
+# cheap compared with training; more if the images would not fill a batch
 _CROP_SIDES = 2.5
-_POOL_BYTES = 64 * 2**20  # crops cut ahead of their turn
+_POOL_BYTES = 64 * 2**20  # limit for crops that wait for their batch
 _STEPS_AHEAD = 8
-_CHECKED_BYTES = 2**16  # of each file, to notice changed images
+_CHECKED_BYTES = 2**16  # bytes of each file in its checksum, to detect changed images
 
-Entry = tuple[int, int, int, int]  # size in bytes, checksum of the beginning, height, width
-Listing = dict[str, Entry]  # by the path below the folder, with slashes
+Entry = tuple[int, int, int, int]  # file size in bytes, checksum, height, width
+Listing = dict[str, Entry]  # by path relative to the folder, with slashes
 
 log = logging.getLogger("srgan")
 
 
 class _Plan(NamedTuple):
-    """One epoch's crops in training order; each field is an array [steps * batch_size]."""
+    """An epoch's crops in training order; each field is an array [steps * batch_size]."""
 
     images: np.ndarray
     visits: np.ndarray  # crops with the same number are cut together
@@ -44,9 +44,9 @@ class _Plan(NamedTuple):
 
 
 class Dataset:
-    """Random LR and HR patches of a folder's images, a function of (seed, epoch, position).
+    """Random LR and HR patches of a folder's images, determined by (seed, epoch, position).
 
-    An epoch is one pass over the images here, whatever TRAIN.steps_per_epoch says.
+    An epoch here is always one pass over the images, regardless of TRAIN.steps_per_epoch.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class Dataset:
     ) -> None:
         """Reads the header of every image; `setting` names the path in errors.
 
-        Unreadable images are logged and left out; UserError if their fraction is above `max_bad_images`, or
-        if no image is left. crops_per_image: patches of an image in an epoch; None: by its area. skip:
-        subfolders to ignore. degradation: 'bicubic' makes LR as MATLAB does, 'photo' as
-        training/degradation.py does. processes: how many cut the patches; 0: threads do.
+        Unreadable and small images are logged and skipped. Raises UserError if the unreadable fraction is
+        above `max_bad_images` or no image is left. crops_per_image: per epoch; None: by area. degradation:
+        'bicubic' for MATLAB's LR, 'photo' for that of training/degradation.py. skip: subfolders to ignore.
+        processes: the number that cut patches; 0: threads cut them.
         """
         assert degradation in ("bicubic", "photo"), degradation
         assert min(patch_size, batch_size, seed + 1) > 0, (patch_size, batch_size, seed)
@@ -95,8 +95,8 @@ class Dataset:
         readable = [(path, size) for path, size in readable if min(size) >= patch_size]
         if not readable:
             raise UserError(
-                f"{setting}: every image in {str(hr_img_path)!r} is smaller than the patch of "
-                f"{patch_size} x {patch_size} px; use larger images or smaller patches."
+                f"{setting}: every image in {str(hr_img_path)!r} is smaller than the patch size, "
+                f"{patch_size} x {patch_size} px; use larger images or smaller patches"
             )
         self._sizes = np.array([size for _, size in readable])  # [n, (h, w)]
         paths = [path for path, _ in readable]
@@ -110,24 +110,24 @@ class Dataset:
 
     @property
     def num_images(self) -> int:
-        """Images large enough for a patch."""
+        """Number of readable images that are large enough for a patch."""
         return len(self._sizes)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in an epoch; the last one is filled up with the epoch's first crops."""
+        """Number of batches per epoch; the last batch is filled up with the epoch's first crops."""
         return math.ceil(int(self._crops.sum()) / self.batch_size)
 
     def stream(
         self, epoch: int, first_step: int = 0, part: tuple[int, int] = (0, 1)
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(LR, HR) of each step of an epoch, from a step on, and of all epochs that follow.
+        """Yields (LR, HR) batches without end, from step `first_step` of an epoch on.
 
-        HR is uint8 [batch_size, patch_size, patch_size, 3], LR 1/scale of its sides. part: (i, n) gives part
-        i of n, from 0, of each batch, and decodes no more than that.
+        HR is uint8 [batch_size, patch_size, patch_size, 3], LR has 1/scale of its sides. part: (i, n) yields
+        part i of n, counted from 0, of each batch and cuts only those patches.
 
-        They are cut in the background, a few steps ahead, until the iterator is closed. All crops of a visit
-        are cut together and wait for their turn.
+        Patches are cut in the background, a few steps ahead, until the iterator is closed. All crops of a
+        visit to an image are cut together and kept until they are used.
         """
         with cutting_pool(self._cutter, self._processes) as cut:
             while True:
@@ -137,12 +137,12 @@ class Dataset:
     def _epoch(self, cut: Callable[..., Future], epoch: int, first_step: int, part: tuple[int, int]):
         assert 0 <= first_step <= self.steps_per_epoch, (first_step, self.steps_per_epoch)
         plan, size = self._plan(epoch), self.batch_size
-        positions: dict[int, list[int]] = {}  # of each visit
+        positions: dict[int, list[int]] = {}  # by visit
         for step in range(first_step, self.steps_per_epoch):
             for position in self._positions(step, part):
                 positions.setdefault(plan.visits[position], []).append(position)
-        patches: dict[int, Future] = {}  # of each visit that has begun
-        pending = list(reversed(positions))  # the next one last
+        patches: dict[int, Future] = {}  # by visit, for visits that have begun
+        pending = list(reversed(positions))  # next visit last
         for step in range(first_step, self.steps_per_epoch):
             while pending and positions[pending[-1]][0] < (step + 1 + _STEPS_AHEAD) * size:
                 visit = pending.pop()
@@ -164,13 +164,13 @@ class Dataset:
             yield lr, hr
 
     def _positions(self, step: int, part: tuple[int, int]) -> range:
-        """The positions, in the epoch's order, of one part of a step's batch."""
+        """Returns the positions in the epoch of one part of a step's batch."""
         share = self.batch_size // part[1]
         first = step * self.batch_size + part[0] * share
         return range(first, first + share)
 
     def fixed_patches(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """(LR, HR) of the centres of the first images by name, shapes as in `stream`."""
+        """Returns (LR, HR) centre patches of the first images by name, shapes as in `stream`."""
         pairs = []
         for i in range(count):
             image = self._cutter.read(i % self.num_images)
@@ -180,22 +180,22 @@ class Dataset:
         return lr, hr
 
     def _plan(self, epoch: int) -> _Plan:
-        """The crops of an epoch, a function of (seed, epoch) alone."""
+        """Returns the crops of an epoch, determined by (seed, epoch)."""
         rng = np.random.default_rng([self._seed, epoch])
         shuffled = rng.permutation(self.num_images)
         images = np.repeat(shuffled, self._crops[shuffled])
         visits = np.repeat(np.arange(self.num_images), self._crops[shuffled])
         tops, lefts = rng.integers(self._sizes[images].T - self.patch_size + 1)
         symmetries = rng.integers(8 if self._augment else 1, size=len(images))
-        # An image's crops are cut together and wait for their turn, spread so that a batch has
-        # about one of them; as many may wait as the longest spread, which the pool limits.
+        # Crops of an image are cut together but spread so that a batch has about one of them. About as many
+        # crops wait in memory as the largest spread, so the pool's size limits it.
         pool = _POOL_BYTES // (3 * self.patch_size**2)
         spread = np.minimum((self._crops[images] - 1) * self.batch_size, pool)
         order = np.argsort(np.arange(len(images)) + spread * rng.random(len(images)))
-        # enough for much of a patch to become black, and now and then white
+        # large enough to make much of a patch black, sometimes white
         levels = rng.integers(64, 192, size=len(images)) * rng.choice([-1, -1, -1, 1], size=len(images))
         exposures = np.where(rng.random(len(images)) < self._exposures, levels, 0)
-        # The crops that fill up the last batch are cut again, at the end, rather than kept in memory.
+        # Crops repeated to fill the last batch are cut again instead of being kept in memory.
         order = np.resize(order, self.steps_per_epoch * self.batch_size)
         visits = visits[order]
         visits[len(images) :] += self.num_images
@@ -203,7 +203,7 @@ class Dataset:
         return _Plan(images[order], visits, *rest)
 
     def _look_at(self, paths, setting: str, max_bad: float) -> list[Entry | None]:
-        """The entry of each image; None for those that cannot be read."""
+        """Returns the entry of each image, None if it cannot be read."""
 
         def look(path: Path) -> Entry | UserError:
             try:
@@ -226,7 +226,7 @@ class Dataset:
                 f"TRAIN.max_bad_images = {max_bad:g} allows ({listed})"
             )
         for error in bad:
-            log.warning("WARNING: %s; it is left out", error)
+            log.warning("WARNING: %s; it is skipped", error)
         return [None if isinstance(entry, UserError) else entry for entry in looked]
 
     def _report_small(self, paths: list[Path], setting: str) -> None:
@@ -234,6 +234,6 @@ class Dataset:
             names = ", ".join(str(path) for path in paths[:5])
             more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
             log.warning(
-                "%s: left out %d images smaller than the patch of %d px: %s%s",
+                "%s: skipped %d images smaller than the patch size of %d px: %s%s",
                 *(setting, len(paths), self.patch_size, names, more),
             )

@@ -1,24 +1,25 @@
-"""Losses that neither the note nor the paper has, one function each: tensors in, scalar out."""
+"""Losses that are in neither the note nor the paper, one function each: tensors in, scalar out."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-FLAT_VARIANCE = (2 / 127.5) ** 2  # hardly visible: a deviation of two 8-bit values
-FREE_VARIANCE_RATIO = 4.0  # of SR's variance to HR's: twice the deviation costs nothing
-CHECKERBOARD_WEIGHT = 40.0  # a visible one, of a single 8-bit value, is small compared with detail
+FLAT_VARIANCE = (2 / 127.5) ** 2  # barely visible: a standard deviation of two 8-bit values
+FREE_VARIANCE_RATIO = 4.0  # SR may have twice HR's standard deviation at no cost
+CHECKERBOARD_WEIGHT = 40.0  # large because even a visible checkerboard is as small as one 8-bit value
 
 
 def means_loss(sr: tf.Tensor, hr: tf.Tensor, scale: int) -> tf.Tensor:
     """Mean squared local means of the errors of [N, h, w, 3] images in [-1, 1]; detail costs nothing.
 
-    First the means of scale x scale cells, which LR shows: they keep colours. Then, for each position within
-    a cell, the mean over 4 x 4 cells where HR is flat, without the cells' means: it prevents a checkerboard
-    in step with the upsampling, which is visible there. HR with a variance of `FLAT_VARIANCE` counts half.
+    The first term is the mean error of each scale x scale cell, which LR determines: it prevents colour
+    shifts. The second is, for each position within a cell, the mean over 4 x 4 cells of the error minus its
+    cell's mean: it prevents a checkerboard with the upsampling's period. It counts only where HR is flat and
+    a checkerboard is visible, with half the weight where HR's variance is `FLAT_VARIANCE`.
     """
 
     def split(x):
-        """The means of cells, [N, h / scale, w / scale, 3], and the rest, [..., 3 * scale ** 2]."""
+        """Returns cell means, [N, h / scale, w / scale, 3], and the residuals, [..., 3 * scale ** 2]."""
         means = tf.nn.avg_pool2d(x, scale, scale, "VALID")
         return means, tf.nn.space_to_depth(x, scale) - tf.tile(means, [1, 1, 1, scale**2])
 
@@ -33,12 +34,11 @@ def means_loss(sr: tf.Tensor, hr: tf.Tensor, scale: int) -> tf.Tensor:
 
 
 def excess_loss(sr: tf.Tensor, hr: tf.Tensor) -> tf.Tensor:
-    """Variance of [N, h, w, 3] images in [-1, 1] beyond HR's: dots, and outlines along edges.
+    """Penalises local variance beyond HR's, such as dots and outlines along edges; [N, h, w, 3] in [-1, 1].
 
-    The mean over all pixels of max(0, log((variance of SR + F) / (R * variance of HR + F))), F and R being
-    the constants above: texture costs nothing up to twice HR's standard deviation. The logarithm makes faint
-    ripples count as well as strong ones. Variances are over 5 x 5 px, averaged over channels. Not from a
-    paper.
+    The mean over all pixels of max(0, log((variance of SR + F) / (R * variance of HR + F))) with F =
+    `FLAT_VARIANCE` and R = `FREE_VARIANCE_RATIO`. The logarithm makes faint ripples count as well as strong
+    ones. Variances are over 5 x 5 px, averaged over channels. Not from a paper.
     """
 
     def variance(x):

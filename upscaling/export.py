@@ -1,7 +1,7 @@
-"""The generator for other programs: SavedModel, ONNX, TFLite, ncnn, and TensorLayer 1.x's npz.
+"""Exports the generator for other programs: SavedModel, ONNX, TFLite, ncnn and TensorLayer 1.x's npz.
 
-Batch norm is folded; height, width and batch are free. Each file is run by its own engine and compared with
-the program before it is announced.
+Batch norm is folded; height, width and batch size are free. Before a network is kept, its runtime runs it and
+the result is compared with the program's. The npz holds the original arrays and is only read back.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ from upscaling.upscaler import Upscaler
 
 log = logging.getLogger("srgan")
 
-EVERYBODYS = ("savedmodel", "onnx", "tflite", "ncnn")  # what 'all' is
-NAMES = {  # of the files, by the scale
+EVERYBODYS = ("savedmodel", "onnx", "tflite", "ncnn")  # the formats of 'all'
+NAMES = {  # file names; {} is the scale
     "savedmodel": "savedmodel",
     "onnx": "srgan_x{}.onnx",
     "tflite": "srgan_x{}.tflite",
-    "ncnn": "srgan_x{}.param",  # and srgan_x{}.bin
+    "ncnn": "srgan_x{}.param",  # plus srgan_x{}.bin
     "tensorlayer": "g_srgan.npz",
 }
-MAX_DIFFERENCE = 1  # 8-bit values by which an export may differ from the program
+MAX_DIFFERENCE = 1  # between an export and the program, in 8-bit values
 OPSET = 17
-ENDS = ["input_image:0", "output_image:0"]  # of an exported graph
+ENDS = ["input_image:0", "output_image:0"]  # tensors of an exported graph
 HOW_TO_INSTALL = "pip install -r requirements-export.txt"
 CARD_TITLE = "# SRGAN x"
-CPU_ONLY = tf.compat.v1.ConfigProto(device_count={"GPU": 0})  # or a session takes all its memory
+CPU_ONLY = tf.compat.v1.ConfigProto(device_count={"GPU": 0})  # else a session allocates all GPU memory
 
 
 def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> None:
-    """Writes the generator of `load_generator` to `folder`, in a format or in those of 'all', with a card."""
+    """Writes a generator of `load_generator` to `folder` in one format or 'all', with a model card."""
     formats = EVERYBODYS if format == "all" else (format,)
     scale = meta["arguments"]["scale"]
     paths = {name: folder / NAMES[name].format(scale) for name in formats}
     files = [*paths.values(), *(path.with_suffix(".bin") for name, path in paths.items() if name == "ncnn")]
     for file in files:
         if file.exists():
-            raise UserError(f"--output: {file} is there already: name another folder, or remove it")
+            raise UserError(f"--output: {file} already exists: name another folder or remove it")
     card = folder / "README.md"
     before = card.read_text(errors="replace") if card.exists() else CARD_TITLE
     if not before.startswith(CARD_TITLE):
-        raise UserError(f"--output: {card} is no model card of this program: name another folder")
+        raise UserError(f"--output: {card} is not a model card of this program: name another folder")
     require_writable(folder, "--output")
     hr, lr = photos.validation_pair(scale, photos.SAMPLE)
     with Upscaler(arrays, meta["arguments"], edict({**settings, "precision": "float32"})) as upscaler:
@@ -85,9 +85,9 @@ def export(arrays: dict, meta: dict, settings, folder: Path, format: str) -> Non
 
 
 def _verdict(path: Path, format: str, lr: np.ndarray, expected: dict) -> str:
-    """How near an export comes to the program at each size of `expected`; UserError if not near enough."""
+    """Describes an export's largest difference from the program; raises UserError above MAX_DIFFERENCE."""
     if format == "tensorlayer":
-        return "173 arrays, the same bits"
+        return "173 arrays, bit-for-bit identical"
     run = engine(path, format)
     made = {(height, width): run(lr[None, :height, :width])[0] for height, width in expected}
     most = max(np.abs(made[size].astype(int) - expected[size]).max() for size in expected)
@@ -100,7 +100,7 @@ def _verdict(path: Path, format: str, lr: np.ndarray, expected: dict) -> str:
 
 
 def _in_float16(arrays: dict, arguments: dict, lr: np.ndarray, expected: dict) -> str:
-    """The effect of float16 storage in ncnn, which programs on a GPU use, in words."""
+    """Describes the effect of float16 storage in ncnn, which programs use on a GPU."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "float16.param"
         ncnn.Network(arrays, arguments, float16=True).write(path)
@@ -117,9 +117,9 @@ def _in_float16(arrays: dict, arguments: dict, lr: np.ndarray, expected: dict) -
 
 
 def _frozen(arrays: dict, arguments: dict, of_bytes: bool) -> tf.compat.v1.GraphDef:
-    """The inference graph from `input_image` to `output_image`, with its weights as constants.
+    """Builds the inference graph from `input_image` to `output_image`, with constant weights.
 
-    of_bytes: uint8 in and out; else float32 in [0, 1].
+    of_bytes: uint8 input and output; otherwise float32 in [0, 1].
     """
     with tf.Graph().as_default(), tf.compat.v1.Session(config=CPU_ONLY) as session:
         dtype = tf.uint8 if of_bytes else tf.float32
@@ -137,7 +137,7 @@ def _frozen(arrays: dict, arguments: dict, of_bytes: bool) -> tf.compat.v1.Graph
 
 
 def _write_savedmodel(path: Path, arrays: dict, arguments: dict) -> None:
-    """Signatures `serving_default`, of bytes, and `float`, in [0, 1], beside each other in one graph."""
+    """Writes one graph with two signatures: `serving_default` for uint8, `float` for float32 in [0, 1]."""
     builder = tf.compat.v1.saved_model.Builder(str(path))
     signature = tf.compat.v1.saved_model.signature_def_utils.predict_signature_def
     with tf.Graph().as_default(), tf.compat.v1.Session(config=CPU_ONLY) as session:
@@ -199,9 +199,9 @@ WRITERS = {
 
 
 def engine(path: Path, format: str, threads: int = 0) -> Callable[[np.ndarray], np.ndarray]:
-    """TensorFlow, ONNX Runtime, ncnn or LiteRT with a file loaded; 0 threads: its default.
+    """Loads an exported file in TensorFlow, ONNX Runtime, ncnn or LiteRT; threads: 0 for the default.
 
-    uint8 [n, h, w, 3] -> uint8 [n, scale * h, scale * w, 3].
+    Returns a function: uint8 [n, h, w, 3] -> uint8 [n, scale * h, scale * w, 3].
     """
     if format == "savedmodel":
         graph = tf.Graph()
@@ -248,15 +248,15 @@ def _card(meta: dict, lines: list[str], score: str) -> str:
     listed, scale = "\n".join(lines), meta["arguments"]["scale"]
     return f"""{CARD_TITLE}{scale}
 
-A generator of SRGAN (Ledig et al. 2017) that enlarges RGB images by {scale}, trained by recipe
-`{meta["recipe"]}`, {meta["step"]} steps. {score} on a sample photograph (Y, {scale} px border removed).
+An SRGAN generator (Ledig et al. 2017) that enlarges RGB images by {scale}, trained with recipe
+`{meta["recipe"]}` for {meta["step"]} steps. {score} on a sample photograph (Y, {scale} px border removed).
 
 {listed}
 
 Input `input_image`, output `output_image`: [batch, height, width, 3], RGB; SavedModel (`serving_default`) and
-ONNX take and give uint8, TFLite and the SavedModel's signature `float` float32 in [0, 1]. ncnn's `data` and
-`output` are [3, height, width], RGB in [0, 1]. Height, width and batch are free; memory grows with the
-image, about 1 kB for each pixel of the result.
+ONNX take and return uint8; TFLite and the SavedModel's signature `float` use float32 in [0, 1]. ncnn's `data`
+and `output` are [3, height, width], RGB in [0, 1]. Height, width and batch size are free; inference needs
+about 1 kB of memory per pixel of the result.
 
 ```python
 import numpy, onnxruntime, imageio.v3
@@ -266,5 +266,5 @@ network = onnxruntime.InferenceSession("{NAMES["onnx"].format(scale)}")
 imageio.v3.imwrite("photo_x{scale}.png", enlarged[0])
 ```
 
-Licence: that of the program it came with, MIT.
+Licence: MIT, like the program that exported it.
 """

@@ -1,4 +1,4 @@
-"""The engine that TensorFlow runs: trained weights as a graph of constants, reordered to run fast."""
+"""The TensorFlow engine: trained weights as constants in a graph that is reordered for speed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from tf1 import checkpoints, runtime
 from tf1.folding import before_shuffle, fold_batch_norm
 from tf1.layers import Network
 
-# Scales the input so that each of 256 levels is a bfloat16 number; the first filters make up for it.
+# Makes all 8-bit input values exact in bfloat16; the first filters are divided by it.
 INPUT_SCALE = 127.5 / 128
 
 
 class GraphEngine:
-    """The engine of upscaling.upscaler that TensorFlow runs.
+    """TensorFlow implementation of upscaling.upscaler.Engine.
 
-    One call at a time: oneDNN's convolutions spoil each other's results when two threads run one graph.
+    Not thread-safe: oneDNN's convolutions give wrong results when two threads run the same graph.
     """
 
-    live_trunk_tensors = 6  # skip, block input, two in work, two copies
+    live_trunk_tensors = 6  # skip, block input, two being computed, two copies
 
     def __init__(self, arrays: dict[str, np.ndarray], arguments: dict, settings, source):
         runtime.configure(settings)
         self._arrays, self._arguments, self._settings, self._source = arrays, arguments, settings, source
-        self._stages: dict[tf.DType, _Stages] = {}  # by the precision of their convolutions
+        self._stages: dict[tf.DType, _Stages] = {}  # by the dtype of their convolutions
         self.device = runtime.describe_device()
         self._dtype = runtime.compute_dtype(settings.precision)
         flags = runtime.cpu_flags()
@@ -49,7 +49,7 @@ class GraphEngine:
         return _run(stages.session, stages.trunk, stages.t_image, lr)
 
     def head(self, features: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """float32 [h, w, num_filters] -> [4h, 4w, 3] in [-1, 1]; dtype: that of the pixels."""
+        """float32 [h, w, num_filters] -> [scale * h, scale * w, 3] in [-1, 1]; dtype: of the image."""
         stages = self._stages_for(dtype)
         return _run(stages.session, stages.outputs, stages.trunk, features)
 
@@ -58,7 +58,7 @@ class GraphEngine:
             stages.session.close()
 
     def _stages_for(self, pixels: np.dtype) -> _Stages:
-        """16-bit pixels are computed in float32, as bfloat16 keeps about 8 of their bits."""
+        """Builds the stages on first use; 16-bit images need float32, as bfloat16 has 8 significant bits."""
         dtype = self._dtype if pixels == np.uint8 else tf.float32
         if dtype not in self._stages:
             self._stages[dtype] = self._build(dtype)
@@ -73,7 +73,7 @@ class GraphEngine:
         with tf.Graph().as_default():
             t_image = tf.compat.v1.placeholder(tf.float32, [None, None, None, 3], "t_image")
             try:
-                # on a CPU the graph optimiser brings bfloat16 in
+                # on a CPU, the graph optimiser inserts bfloat16
                 net = SRGAN_g(t_image, norm=False, **arguments, dtype=dtype if on_gpu else tf.float32)
                 outputs = tf.identity(net.outputs, "outputs")
             except (TypeError, ValueError, AssertionError, KeyError) as error:
@@ -96,7 +96,7 @@ class GraphEngine:
 
 
 class _Stages(NamedTuple):
-    """The network in one precision: `t_image` to `trunk`, `trunk` to `outputs`."""
+    """The network in one precision, in two stages: `t_image` to `trunk` and `trunk` to `outputs`."""
 
     net: Network
     session: tf.compat.v1.Session
@@ -106,7 +106,7 @@ class _Stages(NamedTuple):
 
 
 def _run(session: tf.compat.v1.Session, fetch: tf.Tensor, feed: tf.Tensor, image: np.ndarray) -> np.ndarray:
-    """float32 [h, w, channels] of one tensor -> that of another."""
+    """Feeds float32 [h, w, channels] to `feed` and returns `fetch` in the same layout."""
     try:
         return session.run(fetch, {feed: image[None]})[0]
     except tf.errors.ResourceExhaustedError:
@@ -114,11 +114,11 @@ def _run(session: tf.compat.v1.Session, fetch: tf.Tensor, feed: tf.Tensor, image
 
 
 def freeze(session: tf.compat.v1.Session, output: tf.Tensor) -> tf.compat.v1.GraphDef:
-    """The graph of `session` up to `output`, an identity of a generator's, with constants for variables.
+    """Freezes a generator up to `output`, an identity op after its last layer, and reorders it for speed.
 
-    What acts on single pixels commutes with a pixel shuffle and is moved before it: ReLU, which then fuses
-    with the convolution before it, and a last 1x1 convolution, so that the last shuffle moves 12 channels
-    instead of 256. Constants can be laid out for the hardware once, variables at every use.
+    Variables become constants, which are laid out for the hardware once, not at every use. Operations on
+    single pixels commute with a pixel shuffle and move before it: ReLU, which then fuses with the preceding
+    convolution, and a final 1x1 convolution, so that the last shuffle moves 12 channels instead of 256.
     """
     graph_def = tf.compat.v1.graph_util.convert_variables_to_constants(
         session, session.graph.as_graph_def(), [output.op.name]
@@ -126,12 +126,12 @@ def freeze(session: tf.compat.v1.Session, output: tf.Tensor) -> tf.compat.v1.Gra
     nodes = {node.name: node for node in graph_def.node}
 
     def reader(node, op: str):
-        """The only node that reads `node`, if it is an `op`."""
+        """Returns the node that reads `node`, if it is the only one and of type `op`."""
         found = [other for other in graph_def.node if node.name in other.input]
         return found[0] if [other.op for other in found] == [op] else None
 
     def move_before(first, last, shuffle) -> None:
-        """Lets `first` to `last`, a chain, read what `shuffle` reads, and `shuffle` read them."""
+        """Moves the chain of nodes from `first` to `last` before `shuffle`."""
         source = shuffle.input[0]
         for node in graph_def.node:
             if node is not shuffle:
@@ -153,7 +153,7 @@ def freeze(session: tf.compat.v1.Session, output: tf.Tensor) -> tf.compat.v1.Gra
 
 
 def replace_upsampling(graph_def: tf.compat.v1.GraphDef) -> None:
-    """Replaces the 3x3 convolution before each pixel shuffle of a frozen generator by `conv3x3`, in place."""
+    """Replaces the 3x3 convolution before each pixel shuffle of a frozen graph by `conv3x3`, in place."""
     nodes = {node.name: node for node in graph_def.node}
     for shuffle in [node for node in graph_def.node if node.op == "DepthToSpace"]:
         conv = nodes[shuffle.input[0]]
@@ -171,14 +171,14 @@ def replace_upsampling(graph_def: tf.compat.v1.GraphDef) -> None:
 
 
 def _constant(nodes: dict, name: str):
-    """The value of a constant, which identities and casts may follow, as a protocol buffer."""
+    """Returns a constant's TensorProto, looking through identities and casts."""
     while nodes[name].op != "Const":
         name = nodes[name].input[0]
     return nodes[name].attr["value"].tensor
 
 
-# Winograd's transforms, by the names of Lavin and Gray 2016, section 4
-CELL_PX = 4  # side of the output cells; each takes 36 multiplications per pair of channels instead of 144
+# Winograd transforms, named as in Lavin and Gray 2016, section 4
+CELL_PX = 4  # side of an output cell: 36 multiplications per channel pair instead of 144
 POINTS = (0, 0.625, -0.625, 1.5, -1.5)  # and infinity; the usual 0, 1, -1, 2, -2 have four times the error
 _others = [np.array([q for q in POINTS if q != p]) for p in POINTS]
 B_T = np.array([[*np.poly(others)[::-1], 0] for others in _others] + [np.poly(POINTS)[::-1]])  # [6, 6]
@@ -188,9 +188,9 @@ A_T = np.vstack([np.vander(POINTS, CELL_PX, increasing=True), [0, 0, 0, 1]]).T  
 
 
 def conv3x3(x: tf.Tensor, filters: np.ndarray) -> tf.Tensor:
-    """float32 [1, h, w, c] -> [1, h, w, n], with zero padding; filters: [3, 3, c, n].
+    """float32 [1, h, w, c], filters [3, 3, c, n] -> [1, h, w, n], with zero padding.
 
-    By fewer multiplications, F(4x4, 3x3) (Winograd 1980; Lavin and Gray 2016).
+    Uses Winograd's algorithm F(4x4, 3x3) (Winograd 1980; Lavin and Gray 2016).
     """
     channels, count = filters.shape[2:]
     height, width = tf.unstack(tf.shape(x)[1:3])

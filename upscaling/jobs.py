@@ -1,4 +1,4 @@
-"""Which image goes to which file, and notes of what the results in a folder were made from."""
+"""Plans output files, and keeps notes of which weights and sources made the results in a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOTES_FILE = ".srgan_results.jsonl"
 
 @dataclass(frozen=True)
 class Job:
-    """An image file, the file for its result, and the file for the comparison, if there is one."""
+    """An image file, its result file and, optionally, its comparison file."""
 
     source: Path
     target: Path
@@ -33,7 +33,7 @@ class Job:
         return [file for file in (self.target, self.sheet) if file]
 
     def source_state(self) -> list[int]:
-        """Size in bytes and modification time in ns."""
+        """Returns the source's size in bytes and its modification time in ns."""
         stat = self.source.stat()
         return [stat.st_size, stat.st_mtime_ns]
 
@@ -46,19 +46,19 @@ def plan_outputs(
     format: str | None = None,
     compare: bool = False,
 ) -> list[Job]:
-    """One job for each image, in order; UserError for mistakes that can be seen beforehand.
+    """Returns one job per image, in order; raises UserError for mistakes found before any work.
 
-    The name of a result is a function of its source alone: photo.jpg becomes photo_x4.jpg, and
-    photo.jpg_x4.png where the suffix changes.
+    The result of photo.jpg is photo_x4.jpg, or photo.jpg_x4.png if the suffix changes: the name does not
+    depend on other inputs.
     """
     notes_of.cache_clear()
     output = Path(output)
-    jobs: dict[Path, Job] = {}  # by resolved source: an image named twice is done once
+    jobs: dict[Path, Job] = {}  # by resolved source, so that an image named twice is upscaled once
     is_file = output.suffix.lower() in WRITE_SUFFIXES and not output.is_dir()
     if is_file and (len(inputs) > 1 or Path(inputs[0]).is_dir()):
-        raise UserError(f"--output: {str(output)!r} names a file; for several images name a folder")
+        raise UserError(f"--output: {str(output)!r} is a file name; name a folder for several images")
     if is_file and format and WRITE_SUFFIXES[f".{format}"] != WRITE_SUFFIXES[output.suffix.lower()]:
-        raise UserError(f"--output: {str(output)!r} is no {format} file; leave out --format, or change one")
+        raise UserError(f"--output: {str(output)!r} is not a {format} file; change one, or omit --format")
     for given in map(Path, inputs):
         if not os.path.exists(given):
             raise UserError(f"--input: there is no file or folder {str(given)!r}")
@@ -93,17 +93,17 @@ def _output_name(source: Path, format: str | None, outscale: float) -> str:
 
 
 def _images_in(folder: Path, output: Path) -> list[Path]:
-    """The folder's images, recursively; results of earlier runs only if there is nothing else."""
+    """Returns a folder's images, recursively, without results of earlier runs if there are other images."""
     skip = [output.resolve()] if folder.resolve() != output.resolve() else []
     found = list_images(folder, "--input", skip=skip)
     sources = [path for path in found if path.name not in notes_of(path.parent)]
     if sources and len(sources) < len(found):
-        log.info("%d images in %s are results of an earlier run: left out", len(found) - len(sources), folder)
+        log.info("Skipped %d images in %s: results of an earlier run", len(found) - len(sources), folder)
     return sources or found
 
 
 def part_of(jobs: list[Job], part: int, parts: int) -> list[Job]:
-    """The jobs of one of `parts` machines, from 1 on, balanced by pixels; depends on nothing but the list."""
+    """Returns the jobs of machine `part` of `parts`, counted from 1; balances pixels, deterministically."""
     if parts == 1:
         return jobs
     sizes = {job: _pixels_in(job.source) for job in jobs}
@@ -119,14 +119,14 @@ def part_of(jobs: list[Job], part: int, parts: int) -> list[Job]:
 def _pixels_in(path: Path) -> int:
     try:
         source = Source(path)
-    except UserError:  # reported when its turn comes
+    except UserError:  # reported when the job runs
         return 0
     return source.height * source.width
 
 
 @cache
 def notes_of(folder: Path) -> dict[str, dict]:
-    """{name of a result: its note}, from the folder's notes file."""
+    """Returns {result name: note} from the folder's notes file."""
     notes = {}
     with suppress(OSError):
         for line in (folder / NOTES_FILE).read_text(encoding="utf-8").splitlines():
@@ -137,7 +137,7 @@ def notes_of(folder: Path) -> dict[str, dict]:
 
 
 def add_notes(job: Job, made_with: str, source: list[int]) -> None:
-    """Append one line for each output in one write, so that several runs may share a folder."""
+    """Appends one line per output in a single write, so that several runs can share a folder."""
     lines = [
         json.dumps({"name": file.name, "made_with": made_with, "source": source}) + "\n"
         for file in job.outputs

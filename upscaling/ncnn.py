@@ -1,7 +1,7 @@
-"""The generator in the files of ncnn (https://github.com/Tencent/ncnn), and run by ncnn's Python package.
+"""Writes the generator as ncnn files (https://github.com/Tencent/ncnn) and runs it with ncnn.
 
-Imports no TensorFlow. Input `data` and output `output` are RGB in [0, 1], as upscayl and
-Real-ESRGAN-ncnn-vulkan feed their networks.
+Works without TensorFlow. The blobs `data` (input) and `output` are RGB in [0, 1], as upscayl and
+Real-ESRGAN-ncnn-vulkan expect.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ import numpy as np
 from common.errors import UserError
 from tf1.folding import PIXEL_SHUFFLES, before_shuffle, fold_batch_norm
 
-VERSION = "1.0.20261020"  # the package in requirements-export.txt
+VERSION = "1.0.20261020"  # of the ncnn package, as in requirements-export.txt
 FORMAT_MARK = "7767517"  # first line of a .param file
 TRUNK = "trunk"  # the blob between the two stages
 
 
 class Network:
-    """A generator as layers of ncnn: the lines of a .param file and the parts of a .bin file."""
+    """A generator as ncnn layers: the lines of a .param file and the contents of a .bin file."""
 
     def __init__(self, arrays: dict, arguments: dict, source="the weights", *, float16: bool = False):
-        """`arrays` and `arguments` as `load_generator` gives them; `source` names them in errors.
+        """Takes arrays and meta["arguments"] of `load_generator`; source: names the weights in errors.
 
-        float16: rounds all weights and blobs, as programs do that store float16 and compute in float32.
+        float16: rounds weights and blobs to float16, like programs that store float16 and compute in float32.
         """
         self._lines: list[str] = []
         self._parts: list[bytes] = []
@@ -43,10 +43,10 @@ class Network:
         except (TypeError, ValueError, AssertionError) as error:
             raise UserError(f"{source} describes an unknown network: {error}") from None
         for name in sorted(self._arrays):
-            raise UserError(f"{source} does not fit this network: it has {name} too")
+            raise UserError(f"{source} does not fit this network: {name} is unexpected")
 
     def write(self, path: Path) -> None:
-        """Writes NAME.param, which is `path`, and NAME.bin."""
+        """Writes `path`, NAME.param, and NAME.bin beside it."""
         head = [FORMAT_MARK, f"{len(self._lines)} {self._num_blobs}"]
         path.write_text("\n".join([*head, *self._lines]) + "\n")
         path.with_suffix(".bin").write_bytes(b"".join(self._parts))
@@ -61,7 +61,7 @@ class Network:
         output_activation: str,
         scale: int,
     ) -> None:
-        """Adds the layers of model.SRGAN_g in their order."""
+        """Adds the layers of model.SRGAN_g in order."""
         assert activation in ("relu", "prelu") and output_activation in ("tanh", "linear")
         assert scale in PIXEL_SHUFFLES, f"scale {scale}"
         is_relu = activation == "relu"
@@ -76,7 +76,7 @@ class Network:
             return self._add("PReLU", [x], [name], f"0={num_filters}")
 
         self._add("Input", [], ["data"])
-        # the filters expect 2 x - 1 in [-1, 1], and beyond the border 0, which is x = 0.5
+        # the filters expect 2 x - 1 in [-1, 1]; zero padding there is x = 0.5 here
         filters, biases = self._take_conv("n64s1/c", first_kernel, 3, num_filters)
         folded = 2 * filters, biases - filters.sum((0, 1, 2))
         x = prelu(self._conv("data", "n64s1/c", *folded, relu=is_relu, padding=0.5), "n64s1/a")
@@ -94,7 +94,7 @@ class Network:
             filters, biases, last = 2 * filters, 2 * biases, "Sigmoid"  # (tanh(x) + 1) / 2 = sigmoid(2 x)
         else:
             filters, biases, last = filters / 2, biases / 2 + 0.5, "Clip"
-        # a last 1x1 convolution commutes with the last shuffle, which then moves few channels
+        # a final 1x1 convolution commutes with the last shuffle, which then moves fewer channels
         self.is_out_moved = last_kernel == 1 and is_relu
         factors = PIXEL_SHUFFLES[scale]
         for i, r in enumerate(factors, start=1):
@@ -108,7 +108,7 @@ class Network:
         self._add(last, [x], ["output"], "0=0 1=1" if last == "Clip" else "")
 
         self.num_filters = num_filters
-        self.trunk_halo = first_kernel // 2 + 2 * num_blocks + 1  # LR px that its output sees to each side
+        self.trunk_halo = first_kernel // 2 + 2 * num_blocks + 1  # receptive field to each side, in px of LR
         scales = [math.prod(factors[:i]) for i in range(len(factors))]
         self.head_halo = math.ceil(sum(1 / at for at in scales) + last_kernel // 2 / scale)
 
@@ -134,7 +134,7 @@ class Network:
         return self._add("Convolution", [x], [name], options + " 9=1" * relu)
 
     def _split(self, x: str) -> tuple[str, str]:
-        """Two names for a blob that two layers read."""
+        """Returns two names for a blob that two layers read."""
         names = f"{x}/skip", f"{x}/next"
         self._add("Split", [x], names)
         return names
@@ -161,11 +161,11 @@ class Network:
 
 
 class Runner:
-    """NAME.param and NAME.bin, loaded by ncnn and computed in float32 on the CPU, or on a GPU by Vulkan."""
+    """Runs NAME.param and NAME.bin with ncnn, in float32, on the CPU or on a GPU with Vulkan."""
 
     def __init__(self, path: Path, threads: int = 0, use_vulkan: bool = False):
-        """path: of NAME.param; 0 threads: one per core."""
-        # before OpenMP is loaded: threads that spin while they wait took six times the CPU time
+        """path: NAME.param; threads: 0 for one per core."""
+        # set before OpenMP is loaded: spinning threads took six times the CPU time
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
         import ncnn
 
@@ -173,19 +173,19 @@ class Runner:
         option = self._net.opt
         option.use_fp16_packed = option.use_fp16_storage = option.use_fp16_arithmetic = False
         option.use_vulkan_compute = use_vulkan
-        option.use_sgemm_convolution = False  # 9x9 filters took eleven times the memory, six times as long
+        option.use_sgemm_convolution = False  # with 9x9 filters: 11 times the memory, 6 times the time
         if threads:
             option.num_threads = threads
-        # ncnn's would keep all memory they ever took; a Net does not keep this one alive
+        # ncnn's default allocators never free memory; a Net does not keep its allocator alive
         self._pool = option.blob_allocator = option.workspace_allocator = ncnn.PoolAllocator()
-        self._most_px: dict[str, int] = {}  # by source, of what the pool has seen
+        self._most_px: dict[str, int] = {}  # largest image by source blob since the pool was cleared
         failed = self._net.load_param(str(path)) or self._net.load_model(str(path.with_suffix(".bin")))
         assert not failed, path
 
     def __call__(self, image: np.ndarray, source: str = "data", target: str = "output") -> np.ndarray:
-        """float32 [h, w, channels] of one blob -> that of another."""
+        """Feeds float32 [h, w, channels] to `source` and returns `target` in the same layout."""
         px = image.shape[0] * image.shape[1]
-        if px > self._most_px.get(source, px):  # the pool would keep its blocks, too small, beside new ones
+        if px > self._most_px.get(source, px):  # else the pool also keeps blocks that are now too small
             self._pool.clear()
             self._most_px.clear()
         self._most_px[source] = max(px, self._most_px.get(source, 0))
@@ -195,7 +195,7 @@ class Runner:
         return np.array(made).transpose(1, 2, 0)
 
     def largest_activation(self, image: np.ndarray) -> float:
-        """The largest absolute value of any blob, for float32 [h, w, 3] in [0, 1]."""
+        """float32 [h, w, 3] in [0, 1] -> the largest absolute value in any blob."""
         extractor = self._extractor(image, "data")
         extractor.set_light_mode(False)  # keeps all blobs
         blobs = (np.array(extractor.extract(blob.name)[1]) for blob in self._net.blobs())
@@ -211,16 +211,16 @@ class Runner:
 
 
 def count_gpus() -> int:
-    """GPUs that ncnn can use."""
+    """Returns the number of GPUs that ncnn can use."""
     import ncnn
 
     return ncnn.get_gpu_count()
 
 
 class NcnnEngine:
-    """The engine of upscaling.upscaler that ncnn runs, in float32 for images of any type."""
+    """ncnn implementation of upscaling.upscaler.Engine; always computes in float32."""
 
-    live_trunk_tensors = 16  # measured; Winograd's transforms are among them
+    live_trunk_tensors = 16  # measured; includes Winograd's transforms
 
     def __init__(self, arrays: dict, arguments: dict, settings, source, use_vulkan: bool = False):
         self.device = "GPU, by ncnn and Vulkan" if use_vulkan else "CPU, by ncnn"
@@ -235,7 +235,7 @@ class NcnnEngine:
             network.write(path)
             try:
                 if use_vulkan and not count_gpus():
-                    raise UserError("--engine ncnn-vulkan: ncnn finds no GPU with Vulkan; use --engine ncnn")
+                    raise UserError("--engine ncnn-vulkan: ncnn found no GPU with Vulkan; use --engine ncnn")
                 self._run = Runner(path, settings.intra_op_threads, use_vulkan)
             except ModuleNotFoundError:
                 raise UserError(
@@ -247,7 +247,7 @@ class NcnnEngine:
         return self._run(pixels / np.float32(np.iinfo(pixels.dtype).max), target=TRUNK)
 
     def head(self, features: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """float32 [h, w, num_filters] -> [scale * h, scale * w, 3] in [-1, 1]; dtype: that of the pixels."""
+        """float32 [h, w, num_filters] -> [scale * h, scale * w, 3] in [-1, 1]; dtype is ignored."""
         return 2 * self._run(features, source=TRUNK) - 1
 
     def close(self) -> None:

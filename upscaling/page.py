@@ -1,7 +1,7 @@
-"""A page where one drops an image and sees it enlarged (`--mode=page`), by Gradio.
+"""A Gradio web page that enlarges uploaded images (`--mode=page`).
 
-One image is upscaled at a time, the others queue. The page makes no outbound requests. Uploads and results
-lie in a temporary folder, which Gradio cleans after an hour and which is removed with the page.
+Images are upscaled one at a time; others queue. The page makes no outbound requests. Uploads and results are
+kept in a temporary folder: Gradio deletes them after an hour, and the folder is removed when the page stops.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from upscaling.upscaler import Upscaler, load_generator
 
 log = logging.getLogger("srgan")
 
-PREVIEW_PX = 1600  # longest side of the images in the slider; the file to download is whole
+PREVIEW_PX = 1600  # longest side of the images in the slider; downloads have full size
 CLEAN_EVERY_SECONDS, KEPT_SECONDS = 600, 3600  # of uploads and results
 MAX_UPLOAD = "500mb"
 MAX_OUTSCALE = 16
 EXAMPLE_PX = 128
 KEPT_UPSCALERS = 2  # each holds a session
-AUTOMATIC = "Automatic: by the kind of file"
+AUTOMATIC = "Automatic: by file type"
 OURS = {
     "Photo: for JPEG, WebP, phones and the web": "photo",
     "SRGAN: natural texture from clean images": "srgan",
-    "SRResNet: nearest on average": "srresnet",
+    "SRResNet: highest PSNR": "srresnet",
 }
 
 
 class Page:
-    """The generators on offer, and what a click on Enlarge does."""
+    """The available generators and the action of the Enlarge button."""
 
     def __init__(self, settings, own: Path | None = None, engine: str = "tensorflow"):
-        """own: weights that the command line chooses, offered first and loaded at once."""
+        """own: weights given on the command line, which become the default and are loaded at once."""
         self.settings, self.engine = settings, engine
         self.weights = {name: checkpoints.locate(shipped) for name, shipped in OURS.items()}
         names = {path: name for name, path in self.weights.items()}
@@ -59,12 +59,12 @@ class Page:
         self.scale = self.upscaler(next(iter(self.weights)), 0.0).scale
 
     def choose(self, name: str, source: Path) -> str:
-        """The weights by their name; AUTOMATIC takes those for photographs where JPEG or WebP left traces."""
+        """Resolves AUTOMATIC: the weights for photographs if the file is lossy JPEG or WebP, else SRGAN's."""
         photo, srgan, *_ = OURS
         return name if name != AUTOMATIC else photo if Source(source).is_lossy() else srgan
 
     def upscaler(self, name: str, share: float) -> Upscaler:
-        """Weights by their name, blended with `share` of SRResNet's; the last ones used stay loaded."""
+        """Returns the upscaler for weights blended with `share` of SRResNet's; caches the latest ones."""
         upscaler = self.upscalers.pop((name, share), None)
         if upscaler is None:
             arrays, meta = load_generator(self.weights[name], [("srresnet", share)] if share else [])
@@ -73,17 +73,18 @@ class Page:
             upscaler = Upscaler(
                 arrays, meta["arguments"], self.settings, source=self.weights[name], engine=self.engine
             )
-        self.upscalers[name, share] = upscaler  # as the one used last
+        self.upscalers[name, share] = upscaler  # most recently used last
         return upscaler
 
     def enlarge(self, source: Path, name: str, share: float, outscale: float, work: Path, progress):
-        """((bicubic, result) for the slider, the result's file in `work`); UserError if refused.
+        """Returns ((bicubic, result) for the slider, the result's file in `work`).
 
-        Nothing of the request names a file to write: the result is called after the uploaded file.
+        Raises UserError for values outside the form's range. The result's name is derived from the uploaded
+        file, so a request cannot choose where to write.
         """
         if not (name in (AUTOMATIC, *self.weights) and 0 <= share <= 1 and 1 <= outscale <= MAX_OUTSCALE):
             raise UserError(
-                f"choose weights from the list, a share of 0 to 1, a factor of 1 to {MAX_OUTSCALE}"
+                f"choose weights from the list, a share from 0 to 1 and a factor from 1 to {MAX_OUTSCALE}"
             )
         upscaler = self.upscaler(self.choose(name, source), share)
         [job] = plan_outputs([source], work, outscale=outscale)
@@ -103,12 +104,12 @@ def preview(image: np.ndarray) -> np.ndarray:
 
 
 def serve(settings, own: Path | None, host: str, port: int, engine: str = "tensorflow") -> NoReturn:
-    """Serves the page until Ctrl-C or SIGTERM; does not return. port 0: a free one."""
+    """Serves the page until Ctrl-C or SIGTERM; does not return. port: 0 for any free port."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_OFFLINE"] = "1"
     stop = threading.Event()
     with tempfile.TemporaryDirectory(prefix="srgan-page-") as folder:
-        # results are made outside of the cache, or Gradio would not copy them there before they go
+        # Results are made outside the cache: Gradio copies a file only if it is not there yet.
         os.environ["GRADIO_TEMP_DIR"] = os.path.join(folder, "cache")
         try:
             import gradio
@@ -132,13 +133,13 @@ def serve(settings, own: Path | None, host: str, port: int, engine: str = "tenso
                 css=CSS,
             )
         except OSError as error:
-            raise UserError(f"--port {port}: {error}; name another one") from None
+            raise UserError(f"--port {port}: {error}; choose another port") from None
         received = []
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda number, _: (received.append(number), stop.set()))
-        log.info("The page is at http://%s:%d - Ctrl-C ends it", host, port)
+        log.info("The page is at http://%s:%d - stop it with Ctrl-C", host, port)
         stop.wait()
-    # An image may still be upscaled by a thread of Gradio's, which nothing can interrupt.
+    # Exit at once: a Gradio thread may still be upscaling and cannot be interrupted.
     sys.stdout.flush()
     os._exit(128 + received[0])
 
@@ -153,7 +154,7 @@ CSS = "footer {display: none} .gradio-container {max-width: 1200px !important; m
 
 
 def blocks(gradio, page: Page, folder: Path):
-    """The page's components and what they do."""
+    """Builds the page's components and connects them."""
 
     def enlarge(source, name, share, outscale, progress=gradio.Progress()):  # noqa: B008
         if not source:
@@ -166,7 +167,7 @@ def blocks(gradio, page: Page, folder: Path):
             except UserError as error:
                 hidden = str(error).replace(f"{Path(source).parent}/", "")
                 raise gradio.Error(hidden, print_exception=False) from None
-            yield compared, str(file)  # Gradio copies the file into its cache, which it cleans itself
+            yield compared, str(file)  # Gradio copies the file into its cache and cleans that later
 
     with gradio.Blocks(
         title="SRGAN x4",
@@ -174,7 +175,7 @@ def blocks(gradio, page: Page, folder: Path):
         delete_cache=(CLEAN_EVERY_SECONDS, KEPT_SECONDS),
         fill_width=False,
     ) as made:
-        gradio.Markdown("# SRGAN x4\nDrop an image, or take an example; both stay on this machine.")
+        gradio.Markdown("# SRGAN x4\nDrop an image here or choose an example. Images stay on this machine.")
         with gradio.Row():
             with gradio.Column(scale=1, min_width=300):
                 source = gradio.File(label="Image", file_count="single", type="filepath", elem_id="image")
@@ -182,7 +183,7 @@ def blocks(gradio, page: Page, folder: Path):
                 name = gradio.Dropdown(
                     [AUTOMATIC, *page.weights], value=page.default, label="Weights", elem_id="weights"
                 )
-                share = gradio.Slider(0, 1, 0, step=0.1, label="Share of SRResNet: less grain, less detail")
+                share = gradio.Slider(0, 1, 0, step=0.1, label="Share of SRResNet (less grain, less detail)")
                 outscale = gradio.Slider(1, MAX_OUTSCALE, page.scale, step=0.5, label="Final factor")
                 go = gradio.Button("Enlarge", variant="primary", elem_id="go")
             with gradio.Column(scale=2, min_width=300):
@@ -197,7 +198,7 @@ def blocks(gradio, page: Page, folder: Path):
 
 
 def _examples(folder: Path) -> list[str]:
-    """Small crops of the embedded photographs, which training did not see at this size."""
+    """Writes small full-resolution crops of the sample photographs as example inputs."""
     paths = []
     (folder / "examples").mkdir()
     for name, photo in list(photos.sample_photos().items())[:3]:

@@ -1,8 +1,8 @@
-"""Upscaling by trained weights, in tiles that bound its memory.
+"""Upscaling with trained weights, in tiles that bound memory.
 
-The network is run in two stages, both in tiles that overlap by what their convolutions see, so that
-the result equals that of the whole image bit for bit: the trunk, deep but at LR resolution, in
-large tiles; then the upsampling stages, shallow but at up to HR resolution, in small ones.
+The network runs in two stages: the trunk, deep but at LR resolution, in large tiles; then the head, shallow
+but at up to HR resolution, in small tiles. Tiles overlap by the receptive field, so the result equals that
+of the whole image, up to rounding where an engine's order of summation depends on the tile's size.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from tf1.start import start_tensorflow
 
 log = logging.getLogger("srgan")
 
-SMALLEST_TILE_PX = 64 * 64  # a tile that does not fit in memory is halved down to this
+SMALLEST_TILE_PX = 64 * 64  # tiles that do not fit in memory are halved down to this size
 
 
 class Engine(Protocol):
-    """A generator in two stages, functions of arrays; they raise MemoryError where memory is short."""
+    """A generator in two stages, which raise MemoryError if they run out of memory."""
 
-    device: str  # in words
+    device: str  # description for the log
     num_filters: int  # channels between the stages
-    trunk_halo: int  # LR px to each side that the trunk's output sees
-    head_halo: int  # LR px to each side that the head's output sees of the trunk's
-    live_trunk_tensors: float  # of LR size and `num_filters` channels, held at once
-    live_head_tensors: float  # of SR size and `num_filters` channels
+    trunk_halo: int  # receptive field of the trunk to each side, in px of LR
+    head_halo: int  # receptive field of the head to each side, in px of the trunk's output
+    live_trunk_tensors: float  # peak number of tensors of LR size with `num_filters` channels
+    live_head_tensors: float  # peak number of tensors of SR size with `num_filters` channels
 
     def trunk(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 or uint16 [h, w, 3] -> float32 [h, w, num_filters]."""
 
     def head(self, features: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """float32 [h, w, num_filters] -> [scale * h, scale * w, 3] in [-1, 1]; dtype: that of the pixels."""
+        """float32 [h, w, num_filters] -> [scale * h, scale * w, 3] in [-1, 1]; dtype: of the image."""
 
     def close(self) -> None: ...
 
 
 def _engine_class(name: str) -> Callable[..., Engine]:
-    """Imports one engine only: TensorFlow takes seconds to start."""
+    """Imports only the engine asked for: TensorFlow takes seconds to start."""
     if name.startswith("ncnn"):
         from upscaling.ncnn import NcnnEngine
 
@@ -61,7 +61,7 @@ def _engine_class(name: str) -> Callable[..., Engine]:
 
 
 def _layout(network: str) -> tuple[dict, dict[str, tuple]]:
-    """model.layout, for files that do not name their arrays."""
+    """Calls model.layout; starts TensorFlow only if a file needs the layout."""
     start_tensorflow()
     from model import layout
 
@@ -69,7 +69,7 @@ def _layout(network: str) -> tuple[dict, dict[str, tuple]]:
 
 
 def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tuple[dict, dict]:
-    """Arrays and network arguments of a generator's npz, blended as (1 - sum of w) * a + sum of w * b."""
+    """Returns a generator's float32 arrays and meta; blends arrays as (1 - sum(w)) * a + sum(w * b)."""
     arrays, meta = checkpoints.read_network(path, "SRGAN_g", _layout)
     rest = 1.0 - sum(weight for _, weight in blend)
     mixed = {name: rest * array for name, array in arrays.items()} if blend else arrays
@@ -86,9 +86,9 @@ def load_generator(path: str | Path, blend: list[tuple[str, float]] = ()) -> tup
 
 
 class Upscaler(contextlib.AbstractContextManager):
-    """Upscaling by `scale` with trained weights: `upscaler(image)`; use as a context manager.
+    """`upscaler(image)` upscales by `scale`; use it as a context manager.
 
-    One call at a time: two threads must not run one engine of TensorFlow's.
+    Not thread-safe: two threads must not run the same TensorFlow engine.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class Upscaler(contextlib.AbstractContextManager):
         source: str | Path = "weights",
         engine: str = "tensorflow",
     ):
-        """`arrays` and `arguments` as `load_generator` gives them; `settings` is config.RUNTIME.
+        """Takes arrays and meta["arguments"] of `load_generator`; settings: config.RUNTIME.
 
-        engine: 'tensorflow', 'ncnn' or 'ncnn-vulkan'.
+        source: names the weights in errors; engine: 'tensorflow', 'ncnn' or 'ncnn-vulkan'.
         """
         self._memory_mb = settings.memory_mb
         self.scale: int = arguments["scale"]
@@ -124,10 +124,10 @@ class Upscaler(contextlib.AbstractContextManager):
         *,
         self_ensemble: bool = False,
     ) -> np.ndarray:
-        """uint8 or uint16 RGB [h, w, 3] -> same type [scale * h, scale * w, 3].
+        """uint8 or uint16 RGB [h, w, 3] -> [scale * h, scale * w, 3], same type.
 
-        self_ensemble: the mean over eight flips and quarter turns (Timofte et al. 2016, section 3.6).
-        `progress` gets the fraction that is done, in (0, 1], after each tile.
+        self_ensemble: averages eight flips and quarter turns (Timofte et al. 2016, section 3.6).
+        progress: called after each tile with the completed fraction, in (0, 1].
         """
         assert image.ndim == 3 and image.shape[2] == 3 and image.dtype in (np.uint8, np.uint16)
         views = list(itertools.product(range(4), (1, -1))) if self_ensemble else [(0, 1)]
@@ -137,11 +137,11 @@ class Upscaler(contextlib.AbstractContextManager):
             except MemoryError:
                 self._trunk_px, self._head_px = self._trunk_px // 2, self._head_px // 2
                 if self._head_px < SMALLEST_TILE_PX:
-                    raise UserError("there is too little memory for even the smallest tile") from None
-                log.warning("Out of memory: going on with tiles of half the size")
+                    raise UserError("there is too little memory even for the smallest tile") from None
+                log.warning("Out of memory: continuing with tiles of half the size")
 
     def _upscale(self, image: np.ndarray, views: list, progress: Callable) -> np.ndarray:
-        """The mean of what the network makes of each view, (quarter turns, flip) of the image."""
+        """Averages the network's outputs over `views`, each (quarter turns, flip) of the image."""
         whole, scale = Box(0, 0, *image.shape[:2]), self.scale
         trunk_halo, head_halo = self.engine.trunk_halo, self.engine.head_halo
         head = functools.partial(self.engine.head, dtype=image.dtype)
@@ -152,7 +152,7 @@ class Upscaler(contextlib.AbstractContextManager):
         for tile in tiles(whole, trunk_px, trunk_halo + head_halo):
             needed = tile.grown(head_halo, whole)
             seen = needed.grown(trunk_halo, whole)
-            total = 0.0  # of this tile only, since a whole result in floats is too large
+            total = 0.0  # per tile, because the whole result as floats would be too large
             for view in views:
                 features = _run_turned(self.engine.trunk, image[seen.slices()], view)[needed.slices(seen)]
                 sr = np.empty(
@@ -174,14 +174,14 @@ class Upscaler(contextlib.AbstractContextManager):
 
 
 def _run_turned(run: Callable, window: np.ndarray, view) -> np.ndarray:
-    """Runs a stage on a turned and flipped window; its output is turned and flipped back."""
+    """Runs a stage on a rotated and flipped window, and undoes both in the output."""
     turns, flip = view
     made = run(np.rot90(window, turns)[:, ::flip])
     return np.rot90(made[:, ::flip], -turns)
 
 
 class Box(NamedTuple):
-    """A rectangle of pixels; bottom and right are excluded."""
+    """A rectangle of pixels; `bottom` and `right` are exclusive."""
 
     top: int
     left: int
@@ -193,7 +193,7 @@ class Box(NamedTuple):
         return (self.bottom - self.top) * (self.right - self.left)
 
     def grown(self, halo: int, limit: Box) -> Box:
-        """The box and `halo` pixels around it, where `limit` has them."""
+        """Returns the box grown by `halo` pixels on each side, clipped to `limit`."""
         return Box(
             max(self.top - halo, limit.top),
             max(self.left - halo, limit.left),
@@ -202,7 +202,7 @@ class Box(NamedTuple):
         )
 
     def slices(self, origin: Box | None = None, scale: int = 1) -> tuple[slice, slice]:
-        """Index of the box in an array that begins at `origin`'s corner, `scale` times as large."""
+        """Returns the box's index in an array whose top left corner is `origin`'s, enlarged by `scale`."""
         top, left = (origin.top, origin.left) if origin else (0, 0)
         return (
             slice(scale * (self.top - top), scale * (self.bottom - top)),
@@ -211,9 +211,9 @@ class Box(NamedTuple):
 
 
 def tiles(box: Box, max_px: int, halo: int) -> Iterator[Box]:
-    """Cuts a box into a grid of nearly equal tiles whose area with halo is at most `max_px`.
+    """Cuts a box into a grid of nearly equal tiles whose area including the halo is at most `max_px`.
 
-    Of the grids that fit, the one with the least halo in all; one tile too small to fit is as it is.
+    Takes the grid with the smallest total area including halos. If no grid fits, takes the finest one.
     """
     height, width = box.bottom - box.top, box.right - box.left
 
@@ -221,7 +221,7 @@ def tiles(box: Box, max_px: int, halo: int) -> Iterator[Box]:
         side = -(-height // rows), -(-width // columns)
         return side[0] + 2 * halo * (rows > 1), side[1] + 2 * halo * (columns > 1)
 
-    # sides shorter than the halo only add halo
+    # tiles shorter than the halo would mostly consist of halo
     most_rows, most_columns = (max(1, -(-side // max(halo, 16))) for side in (height, width))
     grids = itertools.product(range(1, most_rows + 1), range(1, most_columns + 1))
     fitting = [grid for grid in grids if math.prod(sides(*grid)) <= max_px] or [(most_rows, most_columns)]

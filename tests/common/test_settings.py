@@ -69,7 +69,7 @@ def test_set_takes_the_type_of_the_default(setting, expected):
         ("TRAIN.lr_init=-1", "TRAIN.lr_init must be at least 0"),
         ("MODEL.discriminator.dense=8", "must be a tuple"),
         ("MODEL.discriminator.convs=((4, 2), 3)", "(kernel, stride, filters) triples"),
-        ("MODEL.discriminator.residual=(8,)", "two numbers of filters"),
+        ("MODEL.discriminator.residual=(8,)", "two filter counts"),
         ("MODEL.discriminator.dense=(8, 0.5)", "MODEL.discriminator.dense must be a whole number, not 0.5"),
         ("RUNTIME.precision=half", "must be one of auto, float32, bfloat16"),
         ("TRAIN.hr_patch_size=30", "multiple of the scale 4, not 30"),
@@ -91,7 +91,7 @@ def test_logged_config_reads_back_as_the_same_settings(tmp_path, recipe):
     log_config(path, cfg, recipe)
     assert load_settings(None, path) == load_settings(recipe, path) == (recipe, cfg)
     other = "paper" if recipe == "demo" else "demo"
-    assert f"is of a run by recipe {recipe}" in refusal(other, path)
+    assert f"was written with recipe {recipe}" in refusal(other, path)
 
 
 def test_config_file_may_hold_a_few_settings(tmp_path):

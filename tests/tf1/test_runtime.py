@@ -98,7 +98,7 @@ def test_a_gpu_that_tensorflow_cannot_use_is_logged(tmp_path, monkeypatch, caplo
             runtime.GPU_DRIVER.touch()
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
         runtime.warn_of_unused_gpu()
-        assert ("TensorFlow cannot use it: the CPU computes" in caplog.text) == is_logged
+        assert ("TensorFlow cannot use it and runs on the CPU" in caplog.text) == is_logged
 
 
 def test_float32_means_float32_on_a_gpu_and_determinism_may_be_asked_for(monkeypatch):

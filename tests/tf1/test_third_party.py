@@ -48,7 +48,7 @@ def test_a_discriminators_list_is_read(tmp_path):
     third_party.write_list(tmp_path / "d.npz", [np.zeros(shape, np.float32) for shape in shapes.values()])
     read, _ = checkpoints.read_network(tmp_path / "d.npz", "SRGAN_d", layout)
     assert {name: array.shape for name, array in read.items()} == shapes
-    with pytest.raises(UserError, match=r"array 0 is \(4, 4, 3, 64\), and SRGAN_g/n64s1/c/filters is"):
+    with pytest.raises(UserError, match=r"array 0 is \(4, 4, 3, 64\), but SRGAN_g/n64s1/c/filters is"):
         checkpoints.read_network(tmp_path / "d.npz", "SRGAN_g", layout)
 
 

@@ -208,7 +208,7 @@ def test_unreadable_images_are_left_out_by_name_up_to_their_limit(folder, caplog
         make(folder)
     data = make(folder, max_bad_images=0.2)
     assert data.num_images == whole.num_images - 1
-    assert [record.getMessage().count("it is left out") for record in caplog.records] == [1, 1]
+    assert [record.getMessage().count("it is skipped") for record in caplog.records] == [1, 1]
     first, again = (np.stack(list(hr_batches(made, 0))) for made in (data, make(folder, max_bad_images=0.2)))
     np.testing.assert_array_equal(first, again)
 

@@ -102,7 +102,7 @@ def test_two_devices_go_on_as_one_does(one_and_two):
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"TRAIN.batch_size=3 cannot be shared among 2 devices"):
+    with pytest.raises(UserError, match=r"TRAIN.batch_size=3 cannot be divided among 2 devices"):
         run_training(tmp_path, "TRAIN.batch_size=3", "RUNTIME.devices=2")
 
 
@@ -126,7 +126,10 @@ def test_parts_of_a_batch_are_the_batch_and_no_more_is_cut(monkeypatch):
     ("text", "sentence"),
     [
         ("{", "TF_CONFIG cannot be understood"),
-        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "ps", "index": 0}}', "no chief and no"),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "ps", "index": 0}}',
+            "neither a chief nor a worker",
+        ),
     ],
 )
 def test_a_wrong_tf_config_is_refused(monkeypatch, text, sentence):

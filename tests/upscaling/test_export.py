@@ -90,7 +90,7 @@ def test_ncnns_files_are_described(tmp_path, arrays, caplog):
     lines = (tmp_path / "srgan_x4.param").read_text().splitlines()
     assert lines[0] == "7767517" and lines[2] == "Input data 0 1 data" and " output" in lines[-1]
     (tmp_path / "srgan_x4.param").unlink()
-    with pytest.raises(UserError, match=r"srgan_x4\.bin is there already"):
+    with pytest.raises(UserError, match=r"srgan_x4\.bin already exists"):
         export(arrays, META, SETTINGS, tmp_path, "ncnn")
 
 
@@ -113,12 +113,12 @@ def test_the_shipped_weights_go_to_tensorlayer_and_back(tmp_path, caplog):
 
 def test_nothing_is_overwritten(tmp_path, arrays):
     export(arrays, META, SETTINGS, tmp_path, "savedmodel")
-    with pytest.raises(UserError, match="savedmodel is there already"):
+    with pytest.raises(UserError, match="savedmodel already exists"):
         export(arrays, META, SETTINGS, tmp_path, "savedmodel")
     other = tmp_path / "other"
     other.mkdir()
     (other / "README.md").write_text("mine")
-    with pytest.raises(UserError, match="no model card"):
+    with pytest.raises(UserError, match="not a model card"):
         export(arrays, META, SETTINGS, other, "savedmodel")
     assert (other / "README.md").read_text() == "mine"
 

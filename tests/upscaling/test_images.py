@@ -216,7 +216,7 @@ def test_results_that_cannot_be_written_or_held_fail_before_they_are_computed(tm
     monkeypatch.setattr(images_module, "memory_limit", lambda: 12 * 16 * 70 * 20 - 1)
     assert upscale_files(not_called, [str(tmp_path / "in")], tmp_path / "out") == 1
     report = capfd.readouterr().err
-    assert "WEBP holds at most 16383 pixels a side" in report
+    assert "WEBP holds at most 16383 pixels per side" in report
     assert "b.png: 20 x 70 px become 80 x 280, which takes about" in report
     assert f"{'x' * 249}_x4.png, is too long" in report
     make_png(tmp_path / "fits/b.png", 69, 20)
@@ -360,7 +360,7 @@ def test_the_output_may_be_a_file_for_one_image(tmp_path):
     assert upscale_files(nearest, [source], tmp_path / "out/big.jpg") == 0
     assert names_in(tmp_path / "out") == ["big.jpg"]
     for inputs, options in (([source, source], {}), ([str(tmp_path)], {}), ([source], {"format": "png"})):
-        with pytest.raises(UserError, match=r"big\.jpg' (names a file|is no png file)"):
+        with pytest.raises(UserError, match=r"big\.jpg' is (a file name|not a png file)"):
             plan_outputs(inputs, tmp_path / "out/big.jpg", **options)
     (tmp_path / "folder.png").mkdir()
     (job,) = plan_outputs([source], tmp_path / "folder.png")
@@ -373,7 +373,7 @@ def test_kinds_that_are_not_read_are_counted(tmp_path, caplog):
     for name in (*unread, "f.jfif", "g.jpe", "h.tga", "i.ppm", "k.jp2"):
         (tmp_path / name).touch()
     assert len(plan_outputs([str(tmp_path)], tmp_path / "out")) == 6
-    assert "kinds that are not read: .heic (1), .jxl (1), .psd (2), .svg (1)" in caplog.text
+    assert "skipped images in unsupported formats: .heic (1), .jxl (1), .psd (2), .svg (1)" in caplog.text
 
 
 KILLED_RUN = """

@@ -53,7 +53,7 @@ def test_the_result_is_the_command_lines_in_the_same_format_and_folder(page, tmp
 def test_the_weights_of_the_command_line_are_offered_once_and_first(page, tmp_path):
     assert list(page.weights) == [str(tmp_path / "own.npz"), *page_module.OURS]
     shipped = Page(SETTINGS, checkpoints.locate("srresnet"))
-    assert shipped.default == "SRResNet: nearest on average"
+    assert shipped.default == "SRResNet: highest PSNR"
     assert sorted(shipped.weights) == sorted(page_module.OURS)
     (tmp_path / "no.npz").write_bytes(b"")
     with pytest.raises(UserError, match=r"no\.npz"):

@@ -1,4 +1,4 @@
-# make demo: install, train shortly on sample photos, upscale the validation picture
+# make demo: install, train shortly on sample photos, upscale the validation image
 # make test: install, check the style, run the tests
 # make test-export, test-page: tests of what has requirements of its own
 # make test-hosts: two hosts, of which one dies

@@ -83,8 +83,8 @@ config.RUNTIME.precision = "auto"  # 'auto': bfloat16 where the hardware has it;
 config.RUNTIME.devices = 0  # GPUs that train together; 0: all. Without a GPU: parts of the CPU, to try it
 config.RUNTIME.intra_op_threads = 0  # threads inside one operation; 0: one per core
 config.RUNTIME.xla = False  # compile the graph, on a GPU: a minute and a half, then faster steps
-config.RUNTIME.deterministic = False  # the same bits on a GPU too, slower; a CPU's are so anyway
-config.RUNTIME.memory_mb = 0  # memory for upscaling; 0: a quarter of the machine's, at most 2000
+config.RUNTIME.deterministic = False  # the same bits on a GPU too, slower; on a CPU they are anyway
+config.RUNTIME.memory_mb = 0  # MB for upscaling; 0: a quarter of the machine's memory, at most 1280
 
 PAPER_CONVS = (  # Ledig et al. 2017, fig. 4; its first layer sees single pixels
     (3, 1, 64),

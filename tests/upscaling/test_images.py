@@ -17,6 +17,7 @@ from PIL import Image
 from common.errors import UserError
 from common.files import atomic
 from images.files import ImageData, Source, write_image, write_rgb
+from images.listing import list_images
 from images.pixels import enlarge
 from upscaling import images as images_module
 from upscaling import jobs as jobs_module
@@ -170,6 +171,7 @@ def test_an_image_named_twice_or_behind_a_circular_link_is_done_once(tmp_path):
     (tmp_path / "in/circle").symlink_to(tmp_path / "in")
     jobs = plan_outputs([str(source), str(tmp_path / "in"), str(tmp_path / "in/circle/a.png")], "out")
     assert [job.target.name for job in jobs] == ["a_x4.png"]
+    assert list_images(tmp_path / "in", "--input") == [source]
 
 
 def test_failures_are_reported_at_the_end_and_do_not_stop_the_others(tmp_path, capfd, monkeypatch):

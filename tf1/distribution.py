@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from common.errors import UserError
 from tf1.replicas import sum_of_replicas
-from tf1.runtime import session_config
+from tf1.runtime import configure, session_config
 
 
 @dataclass
@@ -100,6 +100,7 @@ def connect(settings) -> Cluster:
 
     Must be called before anything else uses TensorFlow.
     """
+    configure(settings)
     resolver, options = _resolver(), session_config(settings)
     gpus = tf.config.list_physical_devices("GPU")
     if resolver is None:

@@ -34,7 +34,6 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
 
     Nothing is written before VGG19's weights are found.
     """
-    runtime.configure(config.RUNTIME)
     require_memory(config.TRAIN, config.MODEL.generator)
     vgg_weights, features = load_vgg_weights(config)
     cluster = distribution.connect(config.RUNTIME)

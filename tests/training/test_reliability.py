@@ -324,7 +324,7 @@ def test_a_collapsed_discriminator_is_logged(tmp_path, monkeypatch, caplog):
 
 def test_a_step_that_cannot_fit_is_refused_before_anything_else(tmp_path):
     settings = ("TRAIN.batch_size=65536", "TRAIN.hr_patch_size=8192")
-    refused(tmp_path, "a training step takes 96757 GB at least", *settings)  # 22 bytes for each HR pixel
+    refused(tmp_path, "a training step needs at least 96757 GB", *settings)  # 22 bytes for each HR pixel
     assert not (tmp_path / "checkpoint").exists()
 
 

@@ -167,6 +167,6 @@ def require_memory(train, generator) -> None:
     least = train.batch_size * train.hr_patch_size**2 * bytes_per_px
     if not runtime.has_gpu() and least > memory_limit():
         raise UserError(
-            f"a training step needs at least {least / 1e9:.0f} GB, but only {memory_limit() / 1e9:.0f} GB can "
-            "be used; choose a smaller TRAIN.batch_size or TRAIN.hr_patch_size"
+            f"a training step needs at least {least / 1e9:.0f} GB, but only {memory_limit() / 1e9:.0f} GB "
+            "can be used; choose a smaller TRAIN.batch_size or TRAIN.hr_patch_size"
         )

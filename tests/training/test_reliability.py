@@ -220,7 +220,7 @@ def test_another_vgg_file_precision_or_device_is_refused_or_logged(tmp_path, mon
         arrays = dict(file)
     arrays["block1_conv1/bias"][0] += 1
     np.savez(tmp_path / "other.npz", **arrays)
-    words = "used VGG19 features conv1_1 .*bring the same"
+    words = "used VGG19 features conv1_1 .*use the same ones"
     refused(tmp_path, words, *settings, f"VGG.weights={tmp_path / 'other.npz'}")
     shutil.copy(VGG_FILE, tmp_path / "copy.npz")  # the same weights by another name
     run_training(tmp_path, *settings, f"VGG.weights={tmp_path / 'copy.npz'}")

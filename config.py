@@ -83,7 +83,7 @@ config.RUNTIME.precision = "auto"  # 'auto': bfloat16 where the hardware has it;
 config.RUNTIME.devices = 0  # GPUs that train together; 0: all. Without a GPU: virtual CPU devices, for tests
 config.RUNTIME.intra_op_threads = 0  # threads inside one operation; 0: one per core
 config.RUNTIME.xla = False  # compile the graph on a GPU: takes 1.5 minutes, then steps are faster
-config.RUNTIME.deterministic = False  # bit-for-bit reproducible on a GPU too, but slower; a CPU always is
+config.RUNTIME.deterministic = False  # bit-for-bit reproducible on a GPU, as on a CPU, but slower
 config.RUNTIME.memory_mb = 0  # MB for upscaling; 0: a quarter of the available memory, at most 1280
 
 PAPER_CONVS = (  # Ledig et al. 2017, fig. 4; the first layer works at full resolution

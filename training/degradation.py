@@ -1,8 +1,8 @@
-"""LR images as cameras, phones and the web make them, from HR: blur, resizing, noise, JPEG.
+"""Makes LR from HR as cameras, phones and websites do: blur, resizing, noise, JPEG.
 
 After Zhang et al. 2021, "Designing a Practical Degradation Model for Deep Blind Image Super-Resolution"
 (BSRGAN), section 3, and Wang et al. 2021, "Real-ESRGAN", section 3. The ranges are narrower than theirs: an
-image that someone wants to enlarge was usually made small once and saved once or twice.
+image that a user wants to enlarge was usually downsized only once and saved once or twice.
 """
 
 from __future__ import annotations
@@ -13,34 +13,34 @@ from scipy.special import j1
 
 from images import bicubic
 
-# Fractions of all patches; the rest go through blur, resizing, noise and JPEG
+# Fractions of all patches; the others get a pass of blur, resizing, noise and JPEG
 BICUBIC_RATE = 0.35  # MATLAB's bicubic alone: clean images must stay clean
 BICUBIC_JPEG_RATE = 0.25  # MATLAB's bicubic, then JPEG: the most common case
-# Of the rest, the fraction that goes through all of it twice ("high-order", Real-ESRGAN 3.3)
+# Fraction of the others that get a second pass ("high-order", Real-ESRGAN 3.3)
 TWICE_RATE = 0.35
 
-# Within one pass: the rate of each operation
+# Rate of each operation within one pass
 BLUR_RATE = 0.8  # Real-ESRGAN 4.1 has 1.0 in the first pass, 0.8 in the second
-SINC_RATE = 0.1  # of the blurs (Real-ESRGAN 4.1)
-ANISOTROPIC_RATE = 0.5  # of the Gaussian blurs (BSRGAN 3.2)
+SINC_RATE = 0.1  # fraction of the blurs (Real-ESRGAN 4.1)
+ANISOTROPIC_RATE = 0.5  # fraction of the Gaussian blurs (BSRGAN 3.2)
 NOISE_RATE = 0.6
-GRAY_NOISE_RATE = 0.4  # of the noise (Real-ESRGAN 4.1)
-POISSON_RATE = 0.3  # of the noise; Real-ESRGAN 4.1 has 0.5
+GRAY_NOISE_RATE = 0.4  # fraction of the noise (Real-ESRGAN 4.1)
+POISSON_RATE = 0.3  # fraction of the noise; Real-ESRGAN 4.1 has 0.5
 JPEG_RATE = 0.85
-CHROMA_420_RATE = 0.7  # of the JPEGs: 4:2:0; the others are 4:4:4
+CHROMA_420_RATE = 0.7  # fraction of the JPEGs with 4:2:0 chroma; the others have 4:4:4
 
-# Ranges, drawn uniformly
+# Ranges of uniform distributions, unless noted
 HR_BLUR_SIGMA = (0.2, 2.8)  # px of HR (BSRGAN 3.2: up to 2.8 at scale 4)
 MID_BLUR_SIGMA = (0.2, 1.2)  # px of the image between the two passes (Real-ESRGAN 4.1: up to 1.5)
 SINC_CUTOFF = (np.pi / 3, np.pi)  # radians per px (Real-ESRGAN 4.1)
-MID_SIDE = (0.8, 3.0)  # side of the image between two passes, in units of LR's
+MID_SIDE = (0.8, 3.0)  # side of the image between the two passes, relative to LR's
 RESIZE_MODES = {"area": cv2.INTER_AREA, "bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
-RESIZE_RATES = (0.5, 0.25, 0.25)  # OpenCV's last two alias when shrinking, as fast resizers do
+RESIZE_RATES = (0.5, 0.25, 0.25)  # OpenCV's last two alias when downsizing, as fast resizers do
 NOISE_SIGMA = (0.5, 10.0)  # 8-bit values; Real-ESRGAN 4.1: 1 to 30
-POISSON_PEAK = (300.0, 5000.0)  # photons at white, drawn log-uniformly: sigma 15 to 3.6 there
+POISSON_PEAK = (300.0, 5000.0)  # photons at white, drawn log-uniformly: sigma there is 15 to 3.6
 JPEG_QUALITY = (40, 95)  # Real-ESRGAN 4.1: 30 to 95
 
-MARGIN_PX = 32  # of HR around a patch: blur, JPEG's grid and resizing see real neighbours
+MARGIN_PX = 32  # HR px around a patch, so that blur, JPEG and resizing use its real neighbours
 _KERNEL_RADIUS = 10  # Real-ESRGAN's largest kernel is 21 x 21
 _JPEG_BLOCK = 8
 
@@ -48,7 +48,7 @@ Operation = tuple[str, dict]  # name and arguments
 
 
 def sample_operations(rng: np.random.Generator) -> list[Operation]:
-    """The operations between HR and LR, in order. A resize gives its side in units of LR's."""
+    """Draws the operations from HR to LR, in order. A resize gives its side relative to LR's."""
     kind = rng.random()
     if kind < BICUBIC_RATE:
         return [("matlab_bicubic", {})]
@@ -83,7 +83,7 @@ def _sample_pass(rng: np.random.Generator, sigmas: tuple[float, float], side: fl
 
 
 def _sample_jpeg(rng: np.random.Generator) -> Operation:
-    """Cropping at a random phase before encoding puts the patch anywhere on JPEG's grid."""
+    """Draws a JPEG operation; a random crop before encoding shifts the patch relative to JPEG's blocks."""
     top, left = rng.integers(_JPEG_BLOCK, size=2)
     quality = rng.integers(JPEG_QUALITY[0], JPEG_QUALITY[1] + 1)
     return "jpeg", {"quality": quality, "is_420": rng.random() < CHROMA_420_RATE, "top": top, "left": left}
@@ -96,7 +96,7 @@ def degrade(hr: np.ndarray, scale: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def apply_operations(hr: np.ndarray, scale: int, operations: list[Operation]) -> np.ndarray:
-    """LR of `hr` by the given operations; shapes as in `degrade`."""
+    """Applies `operations` to `hr`; types and shapes as in `degrade`."""
     lr_shape = np.array(hr.shape[:2]) // scale
     image = hr.astype(np.float32)  # 0 to 255 until the end
     for name, arguments in operations:
@@ -110,14 +110,14 @@ def apply_operations(hr: np.ndarray, scale: int, operations: list[Operation]) ->
 
 
 def gaussian(image: np.ndarray, sigma_x: float, sigma_y: float, angle: float) -> np.ndarray:
-    """Blur by a Gaussian whose axes are turned by `angle`."""
+    """Blurs with a Gaussian whose axes are rotated by `angle` radians; sigmas in px."""
     y, x = np.mgrid[-_KERNEL_RADIUS : _KERNEL_RADIUS + 1, -_KERNEL_RADIUS : _KERNEL_RADIUS + 1]
     along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
     return _filter(image, np.exp(-0.5 * ((along / sigma_x) ** 2 + (across / sigma_y) ** 2)))
 
 
 def sinc(image: np.ndarray, cutoff: float) -> np.ndarray:
-    """Ideal circular low-pass filter, which rings as sharpened images do (Real-ESRGAN 3.4)."""
+    """Applies an ideal circular low-pass filter, which rings like sharpening (Real-ESRGAN 3.4)."""
     y, x = np.mgrid[-_KERNEL_RADIUS : _KERNEL_RADIUS + 1, -_KERNEL_RADIUS : _KERNEL_RADIUS + 1]
     radius = np.hypot(x, y)
     radius[_KERNEL_RADIUS, _KERNEL_RADIUS] = 1.0
@@ -127,13 +127,13 @@ def sinc(image: np.ndarray, cutoff: float) -> np.ndarray:
 
 
 def noise(image: np.ndarray, sigma: float, gray: bool, seed: int) -> np.ndarray:
-    """Gaussian noise, the same in all channels if `gray`."""
+    """Adds Gaussian noise, the same in all channels if `gray`."""
     shape = (*image.shape[:2], 1) if gray else image.shape
     return image + sigma * np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
 def poisson(image: np.ndarray, peak: float, gray: bool, seed: int) -> np.ndarray:
-    """Shot noise of `peak` photons at white; if `gray`, that of the mean channel in all channels."""
+    """Adds shot noise of `peak` photons at white; if `gray`, that of the channels' mean to all channels."""
     source = image.mean(2, keepdims=True) if gray else image
     photons = np.clip(source, 0, 255) * (peak / 255)
     counts = np.random.default_rng(seed).poisson(photons)
@@ -141,7 +141,7 @@ def poisson(image: np.ndarray, peak: float, gray: bool, seed: int) -> np.ndarray
 
 
 def jpeg(image: np.ndarray, quality: int, is_420: bool, top: int, left: int) -> np.ndarray:
-    """Saved as JPEG and read again; the rows above `top` and the columns before `left` stay as they were."""
+    """Encodes and decodes as JPEG, except for the rows above `top` and the columns before `left`."""
     sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if is_420 else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
     settings = [cv2.IMWRITE_JPEG_QUALITY, int(quality), cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
     bgr = np.ascontiguousarray(_to_uint8(image)[top:, left:, ::-1])

@@ -1,7 +1,7 @@
-"""The training graph: section 6.2.1 of the note, in its nine steps.
+"""The training graph in nine steps, as in section 6.2.1 of the note.
 
-It is the graph of one device. Several devices (tf1/distribution.py) each build it for their part of the
-batch; sums of gradients, means of losses and batch-norm statistics connect them.
+`build` builds the graph of one device. With several devices (tf1/distribution.py), each builds this graph for
+its part of the batch, and they share batch norm's statistics, the sums of gradients and the means of losses.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ v1 = tf.compat.v1
 def build(config, dtype: tf.DType) -> SimpleNamespace:
     """Builds the graph in the default tf.Graph; returns its parts by name. Convolutions compute in `dtype`.
 
-    One run of `g_optim` is the note's two runs, with one forward pass of G: D's update, then G's against the
-    updated D. Without adversarial epochs there is no D and no VGG19.
+    One run of `g_optim` replaces the note's two runs: it updates D, then G against the updated D, with one
+    forward pass of G. Without adversarial epochs the graph has neither D nor VGG19.
     """
     train, loss, vgg = config.TRAIN, config.LOSS, config.VGG
     scale, adversarial = config.MODEL.generator.scale, train.n_epoch > 0
@@ -40,12 +40,12 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
     # 2. Generator
     net_g = SRGAN_g(lr, is_train=True, reuse=False, **g_args)
 
-    # 3. Discriminator, of real and, with the same variables, of generated images
+    # 3. Discriminator for real images and, with the same variables, for generated images
     if adversarial:
         net_d, logits_real = SRGAN_d(hr, is_train=True, reuse=False, **d_args)
         net_d_fake, logits_fake = SRGAN_d(net_g.outputs, is_train=True, reuse=True, **d_args)
 
-    # 4. VGG19 features, of every `VGG.every`-th patch
+    # 4. VGG19 features of every `VGG.every`-th patch
     def features(images, reuse):
         if vgg.every > 1:
             images = images[:: vgg.every]
@@ -58,7 +58,7 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
         net_vgg, vgg_target_emb = features(hr, reuse=False)
         _, vgg_predict_emb = features(net_g.outputs, reuse=True)
 
-    # 5. Test generator: the same variables, or their moving averages; images of any size
+    # 5. Test generator, with the same variables or their moving averages, for images of any size
     average = MovingAverage(net_g.all_params, train.ema_decay)
     t_test_image = v1.placeholder(tf.uint8, [None, None, None, 3], "t_test_image")
     with v1.variable_scope("", reuse=True, custom_getter=average.getter):
@@ -66,7 +66,7 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
         net_g_test = SRGAN_g(to_range(t_test_image), is_train=False, reuse=True, **g_test_args)
     sr_test = to_pixels(net_g_test.outputs)
 
-    # 6. Losses; g_gan_loss is in step 9, since it uses D after its update
+    # 6. Losses. g_gan_loss uses D after its update and is therefore in step 9
     mse_loss = tl.cost.mean_squared_error(net_g.outputs, hr, is_mean=True)
     if adversarial:
         d_loss1 = tl.cost.sigmoid_cross_entropy(logits_real, tf.ones_like(logits_real))
@@ -106,7 +106,7 @@ def build(config, dtype: tf.DType) -> SimpleNamespace:
             g_loss += extra_loss
         g_optim, g_finite = minimise("g_optim", g_loss, g_vars, **adam, nets=[net_g], average=average)
 
-    # For the log: means over all devices; mse_loss as weighted, so that G's terms add up to g_loss
+    # For the log: means over all devices, with mse_loss weighted, so that G's terms add up to g_loss
     g_init_losses = over_replicas({"mse_loss": mse_loss})
     if adversarial:
         finite = tf.logical_and(d_finite, g_finite)

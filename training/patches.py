@@ -1,4 +1,4 @@
-"""Cuts and degrades training patches, in threads or in processes of their own."""
+"""Cuts and degrades training patches in threads or worker processes."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from common.machine import memory_limit, usable_cores
 from images import bicubic, files
 from training import degradation as degrading
 
-CACHE_BYTES = min(2**30, memory_limit() // 8)  # decoded images that are kept
+CACHE_BYTES = min(2**30, memory_limit() // 8)  # limit for cached decoded images
 _LOST_LOCK = threading.Lock()
 
 log = logging.getLogger("srgan")
 
 
 class Crop(NamedTuple):
-    """Where a patch is cut, and how it is changed."""
+    """Position of a patch and its augmentation."""
 
     top: int
     left: int
-    symmetry: int = 0  # 0-7: quarter turns, plus 4 when mirrored afterwards
+    symmetry: int = 0  # 0-7: number of quarter turns, plus 4 if mirrored afterwards
     exposure: int = 0  # 8-bit value to add
 
 
 class PatchCutter:
-    """Cuts (LR, HR) patches from images; decodes an image once, and keeps it if there is room."""
+    """Cuts (LR, HR) patches from images; caches decoded images if there is room."""
 
     def __init__(self, paths: list[Path], sizes: np.ndarray, patch_size: int, scale: int, degradation: str):
         """sizes: [n, (h, w)]; degradation: as in `Dataset`."""
@@ -45,18 +45,18 @@ class PatchCutter:
         self._patch_size, self._scale, self._degradation = patch_size, scale, degradation
         self.cache_room = CACHE_BYTES
         self._cache: dict[Path, np.ndarray] = {}
-        self._lost: set[Path] = set()  # could be read at the start, and cannot any more
+        self._lost: set[Path] = set()  # images that could be read at the start but no longer can
 
     def cut(self, image_index: int, crops: list[Crop], seeds: list) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The patches of one image; `seeds` are those of their degradations."""
+        """Cuts the patches of one image; `seeds`: one per patch, for its degradation."""
         image = self.read(image_index)
         room_y, room_x = (side - self._patch_size + 1 for side in image.shape[:2])
-        # % matters only where another image, of another size, is used instead
+        # % changes a crop only if another image, of another size, is used instead
         crops = [crop._replace(top=crop.top % room_y, left=crop.left % room_x) for crop in crops]
         return [self.pair(image, crop, np.random.default_rng(seed)) for crop, seed in zip(crops, seeds)]
 
     def pair(self, image: np.ndarray, crop: Crop, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 (LR, HR) of a patch: the note's crop and downsampling, or a degradation."""
+        """Returns uint8 (LR, HR) of a patch, with LR by bicubic downsampling or by a degradation."""
         scale = self._scale
         if self._degradation == "bicubic":
             hr = self._crop(image, crop, 0)
@@ -68,7 +68,7 @@ class PatchCutter:
         return lr[lr_margin:-lr_margin, lr_margin:-lr_margin], region[margin:-margin, margin:-margin]
 
     def _crop(self, image: np.ndarray, crop: Crop, margin: int) -> np.ndarray:
-        """A patch and `margin` px around it, mirrored at the image's edges."""
+        """Returns a patch with `margin` px around it; the image is mirrored at its edges."""
         rows, columns = (
             np.arange(start - margin, start + self._patch_size + margin) for start in (crop.top, crop.left)
         )
@@ -83,7 +83,7 @@ class PatchCutter:
         return np.ascontiguousarray(region)
 
     def read(self, first: int) -> np.ndarray:
-        """An image by its index, or the next one that can still be read."""
+        """Returns the image with index `first`, or the next one that can still be read."""
         for index in (*range(first, len(self._paths)), *range(first)):
             path = self._paths[index]
             if path in self._lost:
@@ -106,8 +106,10 @@ class PatchCutter:
             raise UserError(f"more than half of the images cannot be read any more; the last one: {error}")
 
     def _cached(self, path: Path) -> np.ndarray:
-        """The decoded image. The first ones that fit the budget stay, and none makes room for another: each
-        is used once an epoch, in a new order, so no choice would be much better."""
+        """Returns the decoded image and caches it if there is room; cached images are never evicted.
+
+        Images are read in a new order each epoch, so no other caching policy would be much better.
+        """
         if path in self._cache:
             return self._cache[path]
         image = files.read_rgb(path)
@@ -119,9 +121,10 @@ class PatchCutter:
 
 @contextlib.contextmanager
 def cutting_pool(cutter: PatchCutter, processes: int) -> Iterator[Callable[..., Future]]:
-    """`cutter.cut` in the background. An image always goes to the same process, which keeps it decoded.
+    """Yields a function that runs `cutter.cut` in the background; without `processes`, in threads.
 
-    Python's lock (GIL) limits threads to about twice the work of one: enough for a CPU, too slow for a GPU.
+    Each image is always cut by the same process, which caches it. Python's lock (GIL) limits threads to about
+    twice the work of one thread, which is enough for training on a CPU but not on a GPU.
     """
     if processes:
         spawn = multiprocessing.get_context("spawn")

@@ -1,4 +1,4 @@
-"""Preparation of a run: data, VGG19 features, initial weights, graph and session."""
+"""Prepares a run: data, VGG19's weights, initial weights, graph and session."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger("srgan")
 
 @contextlib.contextmanager
 def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: bool) -> Iterator[Run]:
-    """A run with its graph, session and data, continued or new.
+    """Yields a new or continued run with its graph, session and data.
 
     Nothing is written before VGG19's weights are found.
     """
@@ -56,7 +56,7 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
             resume.require_same_facts(saved, schedule, facts)
         valid = within_memory(*validation_pair(scale, **config.VALID))
 
-        # The note's 6.2.2 begins here: a session, initial weights, VGG19's weights
+        # Section 6.2.2 of the note begins here: a session, initial weights, VGG19's weights
         log.info("Building graph")
         g = new_graph(config, dtype, cluster)
         session = tf.compat.v1.Session(cluster.target, g.t_image.graph, cluster.session_config)
@@ -64,7 +64,7 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
             cluster.require_agreement(sess, {"settings": resume.numeric_settings(config), **facts})
             report = None
             if cluster.is_chief:
-                if restart:  # only now, when nothing is left that could refuse the new run
+                if restart:  # after all checks that could refuse the new run
                     resume.archive(folder)
                 report = Report(
                     *(folder, samples_dir, saved.meta["step"] if saved else 0),
@@ -75,7 +75,7 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
                 log_config(folder / "config.json", config, recipe)
             meta = {"recipe": recipe, "config": config, "facts": facts}
             run = Run(g, sess, data, report, schedule, cluster, folder=folder, meta=meta)
-            # Weights: random; then VGG19's and TRAIN.init_weights; then the saved state
+            # Later assignments override: random weights, VGG19's and TRAIN.init_weights, the saved state
             sess.run(tf.compat.v1.global_variables_initializer())
             variables = {variable.op.name: variable for variable in tf.compat.v1.global_variables()}
             weights |= vgg_weights
@@ -87,16 +87,17 @@ def prepared_run(config, folder: Path, samples_dir: Path, recipe: str, restart: 
 
 
 def new_graph(config, dtype: tf.DType, cluster: distribution.Cluster):
-    """The training graph of `config` in a tf.Graph of its own."""
+    """Builds the training graph of `config` in a new tf.Graph."""
     with tf.Graph().as_default(), cluster.strategy.scope():
         tf.compat.v1.set_random_seed(config.TRAIN.seed)
         return cluster.build(lambda: build(config, dtype))
 
 
 def load_vgg_weights(config) -> tuple[dict[str, np.ndarray], str]:
-    """(VGG19 weights, their name). {} and 'random' where `VGG.on_missing` allows random features.
+    """Returns (VGG19 weights, their name). The name is the layer and a hash of the weights.
 
-    The name is the layer and a hash of the weights; 'none' without adversarial training.
+    Returns ({}, 'none') without adversarial training, and ({}, 'random') if there are no weights and
+    `VGG.on_missing` allows random features.
     """
     if config.VGG.layer not in vgg19.layer_names():
         raise UserError(f"VGG.layer must be one of {', '.join(vgg19.layer_names())}")
@@ -116,9 +117,9 @@ def load_vgg_weights(config) -> tuple[dict[str, np.ndarray], str]:
 
 
 def init_weights(config) -> dict[str, np.ndarray]:
-    """The variables of the networks that TRAIN.init_weights and init_weights_d name, {} if they name none.
+    """Returns the arrays of the networks named in TRAIN.init_weights and init_weights_d, by variable.
 
-    Of a generator of another scale those that fit: the trunk, and what else has the same shape.
+    If the generator has another scale, only arrays of matching shape are used: the trunk and some others.
     """
     train, model, weights = config.TRAIN, config.MODEL, {}
     for network, path, arguments in (
@@ -143,7 +144,7 @@ def init_weights(config) -> dict[str, np.ndarray]:
 
 
 def training_data(train, scale: int, skip: Collection[Path]) -> Dataset:
-    """The images of config.TRAIN; skip: subfolders to ignore."""
+    """Returns the training images of config.TRAIN; skip: subfolders to ignore."""
     names = ("batch_size", "seed", "augment", "exposures", "degradation", "max_bad_images")
     return Dataset(
         train.hr_img_path,
@@ -156,15 +157,15 @@ def training_data(train, scale: int, skip: Collection[Path]) -> Dataset:
 
 
 def require_memory(train, generator) -> None:
-    """Refuses a training step that cannot fit, before it takes the machine down.
+    """Refuses a training step on a CPU that cannot fit into memory, before the system runs out of it.
 
-    The least that it takes is what the generator keeps for its gradients: measured, a bfloat16 MSE step takes
-    this much, and a float32 one or an adversarial one twice.
+    The lower bound is the memory of the generator's activations, which its gradients need. In measurements, a
+    bfloat16 MSE step took this much, and a float32 or an adversarial step twice as much.
     """
     bytes_per_px = 2 * generator.num_filters * (generator.num_blocks / 4 + 2.5)
     least = train.batch_size * train.hr_patch_size**2 * bytes_per_px
     if not runtime.has_gpu() and least > memory_limit():
         raise UserError(
-            f"a training step takes {least / 1e9:.0f} GB at least, and there are {memory_limit() / 1e9:.0f}: "
-            "choose a smaller TRAIN.batch_size or TRAIN.hr_patch_size"
+            f"a training step needs at least {least / 1e9:.0f} GB, but only {memory_limit() / 1e9:.0f} GB "
+            "can be used; choose a smaller TRAIN.batch_size or TRAIN.hr_patch_size"
         )

@@ -1,4 +1,4 @@
-"""Reports of a training run: a line per epoch on the screen, as JSON and for TensorBoard; samples."""
+"""Reports a training run: a line per epoch on the screen, as JSON and for TensorBoard; sample images."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from images.pixels import enlarge, side_by_side
 log = logging.getLogger("srgan")
 
 SAMPLE_PATCHES = 4
-MAX_VALID_SIDE = 1024  # px of HR: the image is fed whole, and takes about 1 kB a pixel
-COLLAPSED_LOSS, COLLAPSED_EPOCHS = 0.01, 3  # a discriminator that is always right
+MAX_VALID_SIDE = 1024  # px of HR; the image is upscaled without tiles, which takes about 1 kB per pixel
+COLLAPSED_LOSS, COLLAPSED_EPOCHS = 0.01, 3  # warn if d_loss stays below this for so many epochs
 FOLDERS = {"pretrain": ("srgan_ginit", "SRResNet"), "adversarial": ("srgan_gan", "SRGAN")}
 Point = tf.compat.v1.Summary.Value  # for TensorBoard
 
 
 def within_memory(hr: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The validation pair, or its centre if it is large."""
+    """Returns the validation pair, cropped to its centre if it is large."""
     scale = hr.shape[0] // lr.shape[0]
     side = MAX_VALID_SIDE // scale
     if max(lr.shape[:2]) <= side:
@@ -43,7 +43,7 @@ def within_memory(hr: np.ndarray, lr: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 class Report:
-    """The reports of a run in its folders. Failures are logged and never stop training."""
+    """Writes the reports of a run to its folders. Failures are logged and never stop training."""
 
     def __init__(
         self,
@@ -54,14 +54,14 @@ class Report:
         fixed_patches: Callable,
         valid: tuple[np.ndarray, np.ndarray],
     ):
-        """Continues after `step`: later lines of an interrupted run are dropped.
+        """Continues the log after `step`; removes later lines, whose steps will be repeated.
 
         upscale: uint8 LR [N, h, w, 3] -> SR; fixed_patches(count) -> (LR, HR); valid: (HR, LR).
         """
         self._upscale, self._fixed_patches, self._valid = upscale, fixed_patches, valid
         self.folder, self.samples_dir, self._start = folder, samples_dir, step
         self._log = folder / "train_log.jsonl"
-        self._unwritten = ""  # lines that the disk refused
+        self._unwritten = ""  # lines that could not be written yet
         self._tensorboard: tf.compat.v1.summary.FileWriter | None = None
         self._collapsed_epochs = 0
         with self.tolerated("no earlier lines of the log"):
@@ -76,14 +76,14 @@ class Report:
             self._tensorboard.close()
 
     def record(self, sentence: str) -> None:
-        """A line in run.log, with the time."""
+        """Appends a line with the time to run.log."""
         with contextlib.suppress(OSError), open(self.folder / "run.log", "a", encoding="utf-8") as file:
             text = " ".join(sentence.split()).encode("utf-8", "replace").decode()
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
     @contextlib.contextmanager
     def tolerated(self, missing: str) -> Iterator[None]:
-        """Logs a failure of the block and carries on."""
+        """Logs a failure of the block and continues."""
         try:
             yield
         except (UserError, OSError, MemoryError, ValueError, tf.errors.OpError) as error:
@@ -93,15 +93,15 @@ class Report:
             self.record(sentence)
 
     def samples(self, phase: str, epoch: int, step: int) -> dict[str, float]:
-        """Writes LR | bicubic | SR | HR of the same patches each time; {'psnr_db': of the valid image}."""
+        """Writes LR | bicubic | SR | HR of fixed patches; returns {'psnr_db': of the validation image}."""
         name, network = FOLDERS[phase]
         folder, (valid_hr, valid_lr) = self.samples_dir / name, self._valid
         with self.tolerated(f"no samples of step {step}"):
             lr, hr = self._fixed_patches(SAMPLE_PATCHES)
             sr, scale = self._upscale(lr), hr.shape[1] // lr.shape[1]
-            # a batch of two: for one image, oneDNN without AVX-512 falls to a kernel ten times as slow
+            # a batch of two: for one image, oneDNN without AVX-512 uses a kernel that is ten times slower
             valid_sr = self._upscale(np.stack([valid_lr, valid_lr]))[0]
-            # named after the note's patch sizes, whatever the recipe's
+            # the names are the note's, although the recipe may use other patch sizes
             write_rgb(folder / "_train_sample_96.png", np.hstack(lr))
             write_rgb(folder / "_train_sample_384.png", np.hstack(hr))
             columns = [
@@ -120,7 +120,7 @@ class Report:
         return {}
 
     def log_epoch(self, line: dict, steps: int, steps_left: int) -> None:
-        """The end of an epoch of `steps` steps: phase, epoch, step, losses, seconds, PSNR if measured."""
+        """Logs an epoch of `steps` steps. line: phase, epoch, step, losses, seconds, PSNR if measured."""
         log.info("%s", _describe(line, steps, steps_left * line["seconds"] / steps))
         self._unwritten += json.dumps(line) + "\n"
         with self.tolerated(f"no line of step {line['step']} in the log"):
@@ -136,8 +136,8 @@ class Report:
         self._collapsed_epochs = self._collapsed_epochs + 1 if is_collapsed else 0
         if self._collapsed_epochs == COLLAPSED_EPOCHS:
             log.info(
-                "WARNING: the discriminator's loss is below %g for %d epochs: it tells all images apart and "
-                "teaches nothing; try a smaller MODEL.discriminator, a higher LOSS.adversarial, or fewer "
+                "WARNING: the discriminator's loss is below %g for %d epochs, so the generator learns little "
+                "from it; try a smaller MODEL.discriminator, a higher LOSS.adversarial, or fewer "
                 "TRAIN.n_epoch_d",
                 *(COLLAPSED_LOSS, COLLAPSED_EPOCHS),
             )
@@ -146,12 +146,12 @@ class Report:
         if self._tensorboard is None:
             self._tensorboard = tf.compat.v1.summary.FileWriter(str(self.folder / "tensorboard"))
             start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-            self._tensorboard.add_session_log(start, self._start)  # forgets the points after this step
+            self._tensorboard.add_session_log(start, self._start)  # TensorBoard drops points after this step
         self._tensorboard.add_summary(tf.compat.v1.Summary(value=points), step)
         self._tensorboard.flush()
 
     def _plot(self, path: Path) -> None:
-        """Losses, and the validation image's PSNR, over all steps so far."""
+        """Plots the losses and the validation image's PSNR over all steps so far."""
         lines = _lines(self._log.read_text())
         figure = Figure(figsize=(9, 6))
         figure.subplots_adjust(left=0.1, right=0.98, top=0.98, bottom=0.08, hspace=0.06)
@@ -172,7 +172,7 @@ class Report:
 
 
 def _lines(text: str) -> list[dict]:
-    """The complete lines of a log."""
+    """Parses the valid lines of a log and skips the others."""
     lines = []
     for line in text.splitlines(keepends=True):
         try:

@@ -1,4 +1,4 @@
-"""The files of a run's folder, and whether a run can continue from them."""
+"""Finds and archives the saved files of a run, and checks that a run can continue from them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WEIGHTS = ("g_srgan*.npz", "d_srgan*.npz")
 RUN_FILES = (*WEIGHTS, "srgan_state*.npz", "train_log.jsonl", "run.log", "tensorboard", "config.json")
 ARCHIVE_DIR = "replaced"
 STATE_KEYS = {"step": int, "sums": dict, "config": dict, "facts": dict}
-# Settings that may change when a run continues: they do not affect the numbers, or their effects are checked
+# Settings that may change when a run continues: they do not affect training, or their effects are checked
 FREE_SETTINGS = (
     *("RUNTIME.", "VALID.", "VGG.weights", "VGG.on_missing", "TRAIN.save_", "TRAIN.keep_weights"),
     *("TRAIN.hr_img_path", "TRAIN.max_bad_images", "TRAIN.init_weights", "TRAIN.n_epoch"),
@@ -32,7 +32,7 @@ FREE_SETTINGS = (
 
 
 class Saved(NamedTuple):
-    """A saved run."""
+    """A saved training state."""
 
     path: Path
     meta: dict
@@ -40,7 +40,7 @@ class Saved(NamedTuple):
 
 
 def find_saved(folder: Path) -> Saved | None:
-    """The last readable state in a folder. A damaged one is renamed, and the previous one is used."""
+    """Returns the latest readable state in a folder; renames a damaged one and uses the previous state."""
     errors: dict[Path, UserError] = {}
     for path in (folder / STATE_FILE, folder / PREVIOUS_STATE_FILE):
         if not path.exists():
@@ -50,7 +50,7 @@ def find_saved(folder: Path) -> Saved | None:
             for key, kind in STATE_KEYS.items():
                 if type(meta.get(key)) is not kind:
                     raise UserError(f"{path} is not the state of a run: its __meta__ lacks {key}")
-            meta["config"]["MODEL"]["generator"].setdefault("scale", 4)  # the only one of older files
+            meta["config"]["MODEL"]["generator"].setdefault("scale", 4)  # older files do not store it
         except UserError as error:
             errors[path] = error
             continue
@@ -64,15 +64,15 @@ def find_saved(folder: Path) -> Saved | None:
     weights = sorted(path for pattern in WEIGHTS for path in folder.glob(pattern))
     if weights:
         raise UserError(
-            f"{folder} holds {weights[0].name}, but no run to continue: --restart moves it to "
-            f"{folder / ARCHIVE_DIR}, --set TRAIN.init_weights={weights[0]} with another --checkpoint-dir "
-            "starts from it"
+            f"{folder} holds {weights[0].name}, but no run to continue: --restart moves this file to "
+            f"{folder / ARCHIVE_DIR}; to start from these weights, use --set TRAIN.init_weights={weights[0]} "
+            "with another --checkpoint-dir"
         )
     return None
 
 
 def archive(folder: Path) -> None:
-    """Moves the files of a run to a new folder below, named after the time."""
+    """Moves the files of a run to a new subfolder named after the time."""
     found = [path for pattern in RUN_FILES for path in folder.glob(pattern)]
     if not found:
         return
@@ -92,7 +92,7 @@ def archive(folder: Path) -> None:
 
 
 def numeric_settings(config) -> dict:
-    """{key: value} of the settings that affect the numbers of a run."""
+    """Returns {key: value} of the settings that must stay the same when a run continues."""
     settings = dict(flatten(json.loads(json.dumps(config))))
     return {key: value for key, value in settings.items() if not key.startswith(FREE_SETTINGS)}
 
@@ -106,7 +106,7 @@ def require_same_settings(saved: Saved, config) -> None:
         if before.get(key) != now.get(key)
     ]
     if bool(config["TRAIN"]["n_epoch"]) != bool(saved.meta["config"]["TRAIN"]["n_epoch"]):
-        listed.append("TRAIN.n_epoch is 0 in one of them, which leaves out the discriminator")
+        listed.append("TRAIN.n_epoch is 0 in one of them, so that run has no discriminator")
     if listed:
         raise UserError(
             f"the run in {saved.path.parent} was made with other settings ({'; '.join(listed)}): use the "
@@ -115,7 +115,7 @@ def require_same_settings(saved: Saved, config) -> None:
 
 
 def require_same_facts(saved: Saved, schedule: Schedule, facts: dict) -> None:
-    """Refuses to continue a run made from other images or features, or by another schedule."""
+    """Refuses to continue a run made with other images, features or precision, or on another schedule."""
     meta, folder = saved.meta, saved.path.parent
     step = meta["step"]
     train = type(schedule.train)({**schedule.train, **meta["config"]["TRAIN"]})
@@ -124,13 +124,13 @@ def require_same_facts(saved: Saved, schedule: Schedule, facts: dict) -> None:
         same = before.position(done) == schedule.position(done)
         if not same or before.learning_rate(done) != schedule.learning_rate(done):
             raise UserError(
-                f"the run in {folder} was made with other numbers of epochs, and with these its {step} steps "
-                "would have differed: use the same TRAIN.n_epoch_init, n_epoch_d and n_epoch, or --restart"
+                f"the run in {folder} was made with other numbers of epochs, which would have changed its "
+                f"first {step} steps: use the same TRAIN.n_epoch_init, n_epoch_d and n_epoch, or --restart"
             )
     sentences = {
-        "images": "was made from other images ({}, now {}): bring them back, or start again with --restart",
-        "vgg_features": "used VGG19 features {}, this one would use {}: bring the same, or use --restart",
-        "precision": "computed in {0}, this one in {1}: add --set RUNTIME.precision={0}, or --restart",
+        "images": "was made from other images ({}, now {}): restore them, or start again with --restart",
+        "vgg_features": "used VGG19 features {}, but now they are {}: use the same ones, or --restart",
+        "precision": "computed in {0}, but now uses {1}: add --set RUNTIME.precision={0}, or --restart",
     }
     for name, sentence in sentences.items():
         if (was := meta["facts"].get(name)) != facts[name]:
@@ -140,7 +140,7 @@ def require_same_facts(saved: Saved, schedule: Schedule, facts: dict) -> None:
 
 
 def fingerprint(listing: dict) -> str:
-    """'COUNT images, HASH', whatever folder they are in."""
+    """Returns 'COUNT images, HASH', which does not depend on the folder's location."""
     text = json.dumps(sorted((name, *entry) for name, entry in listing.items()))
     hashed = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return f"{len(listing)} images, {hashed}"

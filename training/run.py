@@ -1,4 +1,4 @@
-"""A training run: its position, saves and stops; steps that are not finite."""
+"""A training run: its position, how it saves and stops, and its handling of steps that are not finite."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from training.schedule import ADVERSARIAL, PRETRAIN, Position
 log = logging.getLogger("srgan")
 
 WEIGHTS_FILES = {PRETRAIN: "g_srgan_init.npz", ADVERSARIAL: "g_srgan.npz"}
-MAX_SKIPPED_STEPS = 10  # in a row, whose losses or gradients are not finite
-UNTIMED_STEPS = 4  # the first steps of a process in each phase, too slow to be timed
-LOG_INTERVAL_S = 60  # where there is no progress bar
+MAX_SKIPPED_STEPS = 10  # stop after so many steps in a row whose losses or gradients are not finite
+UNTIMED_STEPS = 4  # a process's first steps of each phase are slower and are not timed
+LOG_INTERVAL_S = 60  # if there is no progress bar
 
 
 class Run:
-    """The run of a session, as a context manager. Its loops are in training/train.py.
+    """A training run in a session, as a context manager. The loops are in training/train.py.
 
-    The state is saved last, after the weights and the log, so that after a crash all that is missing is
-    redone.
+    The state is saved last, after the weights and the log: after a crash, the run continues from an earlier
+    state and writes again whatever is missing.
     """
 
     def __init__(self, graph, session, dataset, report, schedule, cluster, *, folder: Path, meta: dict):
@@ -40,20 +40,20 @@ class Run:
         self.schedule, self.cluster, self.folder, self.meta = schedule, cluster, folder, meta
         self.train = schedule.train
         self.step_number = self.skipped_steps = 0
-        self.sums = Counter()  # of this epoch so far: losses, "seconds", "counted" steps that were finite
+        self.sums = Counter()  # over this epoch so far: losses, "seconds", number of finite steps ("counted")
         self.variables = [v for v in tf.compat.v1.global_variables() if not v.op.name.startswith("VGG19/")]
         self.saved_at, self.saved_step, self.in_step = time.monotonic(), -1, False
-        self.process_steps = Counter()  # of this process, by phase
+        self.process_steps = Counter()  # steps done by this process, by phase
 
     @property
     def last_position(self) -> Position:
-        """Of the last step that was done, or of the first if none is."""
+        """Position of the last completed step; before any, of the first step."""
         return self.schedule.position(max(0, self.step_number - 1))
 
     # -- the loop
 
     def epochs(self, phase: str) -> Iterator[int]:
-        """The remaining epochs of a phase, from 0; the first one may be partly done."""
+        """Yields the remaining epochs of a phase, counted from 0; the first one may be partly done."""
         while self.step_number < self.schedule.total_steps:
             position = self.schedule.position(self.step_number)
             if position.phase != phase:
@@ -61,7 +61,7 @@ class Run:
             yield position.epoch
 
     def batches(self, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(LR, HR) for the remaining steps of an epoch; sets the learning rate."""
+        """Yields (LR, HR) for each remaining step of an epoch; sets the learning rate."""
         phase, _, done = self.schedule.position(self.step_number)
         steps, rate, said_at = self.schedule.steps_per_epoch, None, time.monotonic()
         if done == 0:
@@ -86,7 +86,7 @@ class Run:
                 yield batch
 
     def end_step(self, losses: dict[str, float], finite: bool) -> None:
-        """Counts a step and its losses; stops if a signal asked for it."""
+        """Counts a step and its losses; stops if a signal was received."""
         self.in_step = False
         self.step_number += 1
         seconds = time.perf_counter() - self.started
@@ -100,18 +100,20 @@ class Run:
             self._record(f"step {step} skipped: its losses or gradients are not finite ({losses})")
             if self.skipped_steps == MAX_SKIPPED_STEPS:
                 raise UserError(
-                    f"the last {MAX_SKIPPED_STEPS} steps were not finite and moved no weight: start again "
-                    f"with --restart --set TRAIN.lr_init={self.train.lr_init / 10:g}, or look at the images"
+                    f"the last {MAX_SKIPPED_STEPS} steps were not finite and were skipped: start again with "
+                    f"--restart --set TRAIN.lr_init={self.train.lr_init / 10:g}, or check the images"
                 )
         self._log_duration(seconds)
         self.bar.update()
         self.bar.set_postfix({name: f"{value:.4g}" for name, value in losses.items()})
-        if self.schedule.position(self.step_number).epoch_step:  # else end_epoch() does
+        if self.schedule.position(self.step_number).epoch_step:  # at the end of an epoch, end_epoch() does
             self._stop_if_asked()
 
     def end_epoch(self, epoch: int) -> None:
-        """Logs the epoch. Every TRAIN.save_every epochs, and at the end of a phase, it writes samples and
-        weights before that and the state after it."""
+        """Logs the epoch. Every TRAIN.save_every epochs, and at the end of a phase, also saves the run.
+
+        Samples and weights are written before the log line, and the state after it.
+        """
         phase = self.last_position.phase
         is_checkpoint = (epoch + 1) % self.train.save_every == 0
         is_checkpoint |= self.step_number == self.schedule.phase_end(phase)
@@ -133,7 +135,7 @@ class Run:
         self._stop_if_asked()
 
     def finish(self) -> None:
-        """Makes sure, after the last epoch, that the weights are written."""
+        """Ends the run; writes the final weights if they are missing."""
         is_missing = self.step_number and self._weights_step() != self.step_number
         if self.report and is_missing and not self.save_weights():
             raise UserError(
@@ -166,7 +168,7 @@ class Run:
         part = self.cluster.host, self.cluster.hosts
         self.stream = self.dataset.stream(passes, first, part)
         if self.saved_step < 0:
-            self.save()  # so that a full disk is noticed now, and there is always a state to go back to
+            self.save()  # detects a full disk now, and there is always a state to continue from
         return self
 
     def __exit__(self, _, error, __) -> None:
@@ -184,10 +186,11 @@ class Run:
         self._record(f"step {self.step_number}: {type(error).__name__}: {error}")
         if self.in_step and self.cluster.hosts > 1 and isinstance(error, tf.errors.OpError):
             raise UserError(
-                "another host has stopped or cannot be reached: start all of them again, and the run goes "
-                f"on from step {self.saved_step}"
+                "another host has stopped or cannot be reached: start all hosts again, and the run will "
+                f"continue from step {self.saved_step}"
             ) from error
-        if self.saved_step < self.step_number and not self.in_step:  # in a step the variables may be halfway
+        # not within a step, when only some of the variables may be updated
+        if self.saved_step < self.step_number and not self.in_step:
             try:
                 self.save()
                 self._announce(f"Saved step {self.step_number}")
@@ -205,7 +208,7 @@ class Run:
 
     def _write_state(self) -> None:
         arrays = checkpoints.fetch(self.session, self.variables)
-        if not checkpoints.is_finite(arrays):  # training cannot do that: such steps move nothing
+        if not checkpoints.is_finite(arrays):  # unexpected: steps that are not finite change no weight
             raise UserError(f"step {self.step_number} is not finite; step {self.saved_step} is kept")
         state = self.folder / STATE_FILE
         new = state.with_stem(f"{state.stem}_new")
@@ -220,7 +223,7 @@ class Run:
         self._record(f"step {self.step_number} saved")
 
     def save_weights(self, epoch: int | None = None, psnr_db: float | None = None) -> bool:
-        """Writes the weights; failures are logged and stop nothing. epoch: the one that has ended."""
+        """Writes the weights; returns False and logs the error if that fails. epoch: the one just ended."""
         phase = self.last_position.phase
         if not self.report or phase not in WEIGHTS_FILES:
             return True
@@ -240,14 +243,14 @@ class Run:
         return False
 
     def _weights_step(self) -> int | None:
-        """The step of the weights in the folder."""
+        """Returns the step of the weights in the folder."""
         try:
             return checkpoints.read_meta(self.folder / WEIGHTS_FILES[self.last_position.phase]).get("step")
         except UserError:
             return None
 
     def restore(self, saved: Saved | None) -> None:
-        """Restores what was saved, if anything; several hosts all take the chief's variables."""
+        """Restores the saved state, if any; with several hosts, all take the chief's variables."""
         if saved:
             checkpoints.assign(self.session, self.variables, saved.arrays, saved.path)
             self.step_number = self.saved_step = saved.meta["step"]
@@ -269,19 +272,19 @@ class Run:
         return {**self.meta, "phase": phase, "epoch": epoch, "step": self.step_number}
 
     def _announce(self, sentence: str) -> None:
-        """On the screen and in run.log."""
+        """Writes to the screen and to run.log."""
         log.info("%s", sentence)
         self._record(sentence)
 
     def _record(self, sentence: str) -> None:
-        """In run.log alone."""
+        """Writes to run.log only."""
         if self.report:
             self.report.record(sentence)
 
     def _log_duration(self, seconds: float) -> None:
-        """Logs the expected duration, once in each phase, after the warm-up."""
+        """Logs the expected duration once in each phase, after the untimed steps."""
         phase = self.last_position.phase
         left = (self.schedule.phase_end(phase) - self.step_number) * seconds
         self.process_steps[phase] += 1
         if self.process_steps[phase] == UNTIMED_STEPS + 1 and left > 60:
-            log.info("About %.2g s a step: %s ends in %s", seconds, phase, tqdm.format_interval(left))
+            log.info("About %.2g s per step: %s ends in %s", seconds, phase, tqdm.format_interval(left))

@@ -15,7 +15,7 @@ class Position(NamedTuple):
 
 
 class Schedule:
-    """The phases as one sequence of steps: MSE pretraining, D alone, adversarial training."""
+    """Numbers the steps of all phases in sequence: MSE pretraining, D alone, adversarial training."""
 
     def __init__(self, train, steps_per_epoch: int):
         """train: config.TRAIN."""
@@ -32,15 +32,15 @@ class Schedule:
             epoch -= epochs
 
     def phase_end(self, phase: str) -> int:
-        """The step at which a phase ends."""
+        """Returns the number of steps up to the end of a phase."""
         names = list(self.epochs)
         return sum(self.epochs[name] for name in names[: names.index(phase) + 1]) * self.steps_per_epoch
 
     def learning_rate(self, step: int) -> float:
-        """A step's learning rate: warm-up, then TRAIN.lr_schedule. D alone learns at lr_init.
+        """Returns a step's learning rate: warm-up, times TRAIN.lr_schedule; lr_init while D trains alone.
 
-        'step' decays it in the adversarial phase alone, as the note does; 'cosine' goes to zero over each
-        phase of G.
+        'step' decays the rate only in the adversarial phase, as the note does; 'cosine' decreases it to zero
+        in each of the two phases that train G.
         """
         train, (phase, epoch, epoch_step) = self.train, self.position(step)
         if phase == DISCRIMINATOR:

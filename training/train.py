@@ -1,9 +1,9 @@
-"""Training: section 6.2.2 of the note. MSE pretraining, then adversarial training, each two nested loops.
+"""The training loops: section 6.2.2 of the note. Each phase is two nested loops, over epochs and batches.
 
-What the note writes inside its loops is in other modules: reading images and cutting patches in
-training/dataset.py and patches.py (the note's helpers themselves are in utils.py), the range [-1, 1] in the
-graph, the learning rate in training/schedule.py, samples and npz every N epochs in `end_epoch` of
-training/run.py, the printed line in training/report.py, session and weights in training/preparation.py.
+Other modules do what the note does inside its loops: training/dataset.py and patches.py read images and cut
+patches (the note's own helpers are in utils.py), the graph converts to [-1, 1], training/schedule.py sets the
+learning rate, `end_epoch` in training/run.py writes samples and weights every N epochs, training/report.py
+prints the log line, and training/preparation.py creates the session and loads weights.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from training.schedule import ADVERSARIAL, DISCRIMINATOR, PRETRAIN
 
 
 def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, restart: bool) -> None:
-    """Trains by `config`; files in, files out. Continues what is in `checkpoint_dir` unless `restart`."""
+    """Trains with `config` and writes the outputs; continues the run in `checkpoint_dir` unless `restart`."""
     with prepared_run(config, checkpoint_dir, samples_dir, recipe, restart) as run:
         sess, g = run.session, run.graph
-        feed = run.cluster.feed  # gives {t_image: b_imgs_96, t_target_image: b_imgs_384}
+        feed = run.cluster.feed  # returns {t_image: b_imgs_96, t_target_image: b_imgs_384}
 
         # run.batches() also sets lr_v, and saves the state every TRAIN.save_minutes
         for epoch in run.epochs(PRETRAIN):
@@ -31,7 +31,7 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
 
         # end_epoch() has written g_srgan_init.npz; the session still holds these weights
 
-        # D alone, so that G does not start against an untrained one; not in the note
+        # D alone, so that G does not start against an untrained D; not in the note
         for epoch in run.epochs(DISCRIMINATOR):
             for b_imgs_96, b_imgs_384 in run.batches(epoch):
                 losses, finite, _ = sess.run(
@@ -42,7 +42,7 @@ def train(config, checkpoint_dir: Path, samples_dir: Path, *, recipe: str, resta
 
         for epoch in run.epochs(ADVERSARIAL):
             for b_imgs_96, b_imgs_384 in run.batches(epoch):
-                # the note's two runs in one: D's update, then G's against the updated D
+                # one run instead of the note's two: updates D, then G against the updated D
                 losses, finite, _ = sess.run(
                     [g.g_losses, g.finite, g.g_optim], feed(g, b_imgs_96, b_imgs_384)
                 )

@@ -220,7 +220,7 @@ def test_another_vgg_file_precision_or_device_is_refused_or_logged(tmp_path, mon
         arrays = dict(file)
     arrays["block1_conv1/bias"][0] += 1
     np.savez(tmp_path / "other.npz", **arrays)
-    words = "used VGG19 features conv1_1 .*bring the same"
+    words = "used VGG19 features conv1_1 .*use the same ones"
     refused(tmp_path, words, *settings, f"VGG.weights={tmp_path / 'other.npz'}")
     shutil.copy(VGG_FILE, tmp_path / "copy.npz")  # the same weights by another name
     run_training(tmp_path, *settings, f"VGG.weights={tmp_path / 'copy.npz'}")
@@ -324,7 +324,7 @@ def test_a_collapsed_discriminator_is_logged(tmp_path, monkeypatch, caplog):
 
 def test_a_step_that_cannot_fit_is_refused_before_anything_else(tmp_path):
     settings = ("TRAIN.batch_size=65536", "TRAIN.hr_patch_size=8192")
-    refused(tmp_path, "a training step takes 96757 GB at least", *settings)  # 22 bytes for each HR pixel
+    refused(tmp_path, "a training step needs at least 96757 GB", *settings)  # 22 bytes for each HR pixel
     assert not (tmp_path / "checkpoint").exists()
 
 

@@ -140,6 +140,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def catch_ctrl_c() -> None:
+    """Makes Ctrl-C raise KeyboardInterrupt, which could get lost in a callback of an import."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def run(args: argparse.Namespace, recipe: str, config) -> int:
     """Runs `args.mode` and returns the exit code."""
     from tf1 import checkpoints
@@ -149,11 +154,13 @@ def run(args: argparse.Namespace, recipe: str, config) -> int:
         start_tensorflow()
         from training.train import train
 
+        catch_ctrl_c()
         folder = args.checkpoint_dir or checkpoints.DEFAULT_DIR
         train(config, folder, args.samples_dir, recipe=recipe, restart=args.restart)
         return 0
     from upscaling.evaluate import chosen_generator, evaluate, find_weights
 
+    catch_ctrl_c()
     if args.mode == "page":
         from upscaling.page import serve
 
@@ -207,7 +214,6 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal may be unable to show a file name
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.WARNING)
     log.setLevel(logging.INFO)
     try:

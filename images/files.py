@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-import pyvips
 from PIL import Image
+
+os.environ.setdefault("VIPS_WARNING", "0")  # none: errors are raised as exceptions
+import pyvips
 
 from common.errors import UserError
 from common.files import LFS_POINTER, atomic
@@ -29,7 +30,8 @@ pyvips.operation_block_set("VipsForeignLoad", True)
 for _loader in ("Jpeg", "Png", "Webp", "Tiff", "Nsgif", "Heif"):
     pyvips.operation_block_set(f"VipsForeignLoad{_loader}", False)
 pyvips.cache_set_max(0)  # a changed file must be read again
-logging.getLogger("pyvips").setLevel(logging.ERROR)  # errors are raised as exceptions
+logging.getLogger("pyvips").setLevel(logging.ERROR)
+pyvips._remove_log_handler()  # C calls it, and Ctrl-C would get lost there
 
 PILLOW_FORMATS = ("BMP", "PPM", "TGA", "JPEG2000")
 # Decoding takes up to 32 bytes per pixel, and the header of a small file may claim any size.
@@ -227,11 +229,10 @@ def _reason(error: Exception) -> str:
     for symptom, reason in _REASONS.items():
         if symptom in text:
             return reason
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return f"it is damaged ({lines[-1] if lines else type(error).__name__})"
+    return f"it is damaged ({(text.strip() or type(error).__name__).splitlines()[-1].strip()})"
 
 
-def _is_lossless_webp(file: BinaryIO) -> bool:
+def _is_lossless_webp(file) -> bool:
     """Looks for the first image data chunk; libvips does not report the compression."""
     file.seek(12)
     while len(header := file.read(8)) == 8 and header[:4] not in (b"VP8 ", b"VP8L"):

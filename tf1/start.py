@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
 import sys
 import tempfile
 
@@ -40,10 +41,12 @@ def start_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     log.info("Starting TensorFlow")
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # callbacks of imports ignore exceptions
     with tensorflow_start():
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # triggers messages about missing GPU drivers
         tf.get_logger().setLevel("ERROR")
         from tf1 import layers, runtime  # noqa: F401
+    signal.signal(signal.SIGINT, handler)
     runtime.warn_of_unused_gpu()

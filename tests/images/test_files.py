@@ -1,8 +1,10 @@
 import logging
 import os
+import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 from unittest.mock import Mock
@@ -574,3 +576,21 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
     assert all(line.startswith(f"cannot write {path}: ") for line, path in zip(lines, paths))
     assert [path.read_bytes() for path in paths] == before
     assert set(tmp_path.iterdir()) == set(paths)
+
+
+def test_ctrl_c_while_an_image_is_decoded_is_not_lost(tmp_path):
+    Image.fromarray(random_image(1000, 1000)).save(tmp_path / "a.png")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def read(milliseconds):
+        signal.setitimer(signal.ITIMER_REAL, milliseconds / 1000)
+        read_rgb(tmp_path / "a.png")
+        time.sleep(0.1)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    for milliseconds in range(2, 22):
+        with pytest.raises(KeyboardInterrupt):
+            read(milliseconds)
+    signal.signal(signal.SIGALRM, before)

@@ -141,7 +141,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def catch_ctrl_c() -> None:
-    """Makes Ctrl-C raise KeyboardInterrupt, which could get lost in a callback of an import."""
+    """Makes Ctrl-C raise KeyboardInterrupt; called after imports, in whose callbacks it could get lost."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -225,11 +225,11 @@ def _reason(error: Exception) -> str:
         return "there is not enough memory"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    text = str(error)
+    text = str(error).strip() or type(error).__name__
     for symptom, reason in _REASONS.items():
         if symptom in text:
             return reason
-    return f"it is damaged ({(text.strip() or type(error).__name__).splitlines()[-1].strip()})"
+    return f"it is damaged ({text.splitlines()[-1].strip()})"
 
 
 def _is_lossless_webp(file) -> bool:

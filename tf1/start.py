@@ -13,16 +13,17 @@ log = logging.getLogger("srgan")
 
 
 @contextlib.contextmanager
-def tensorflow_start():
+def _starting():
     """Sets TensorFlow's environment variables and hides start-up messages of TensorFlow and TensorLayer.
 
     C++ code writes them to stderr, where no logger can filter them. They are shown if the import fails.
+    Ctrl-C ends the process: a KeyboardInterrupt would get lost in a callback of an import.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # errors are raised as exceptions
     # TensorFlow enables oneDNN only with AVX-512, but it also halves the time of a step on AVX2
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     sys.stderr.flush()
-    kept = os.dup(2)
+    kept, handler = os.dup(2), signal.signal(signal.SIGINT, signal.SIG_DFL)
     with tempfile.TemporaryFile() as messages:
         os.dup2(messages.fileno(), 2)
         try:
@@ -32,6 +33,7 @@ def tensorflow_start():
             os.write(kept, messages.read())
             raise
         finally:
+            signal.signal(signal.SIGINT, handler)
             os.dup2(kept, 2)
             os.close(kept)
 
@@ -41,12 +43,10 @@ def start_tensorflow() -> None:
     if "tensorflow" in sys.modules:
         return
     log.info("Starting TensorFlow")
-    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # callbacks of imports ignore exceptions
-    with tensorflow_start():
+    with _starting():
         import tensorflow as tf
 
         tf.config.list_physical_devices()  # triggers messages about missing GPU drivers
         tf.get_logger().setLevel("ERROR")
         from tf1 import layers, runtime  # noqa: F401
-    signal.signal(signal.SIGINT, handler)
     runtime.warn_of_unused_gpu()
